@@ -1,0 +1,161 @@
+"""The recurrent memory transformer in its decoder form: memory tokens in front of a segment are read, those behind it written.
+
+Bulatov, Kuratov, Burtsev 2022, arXiv:2207.06881, section 3, equations of "RMT"; 2023, arXiv:2304.11062. For segment s with
+memory m_s (M rows):
+
+    h_0 = [m_s ; x_s ; m_s]          both copies are the same tensor
+    [read ; hidden ; m_s+1] = layers(h_0)
+
+Read rows see each other; tokens see the read rows and their own past; write rows see everything. The new memory is the output
+of the last layer at the write rows. Gradients flow through it from segment to segment until the learner detaches the state.
+
+Departures: rotary positions inside the concatenated segment instead of Transformer-XL's relative ones (spec 13.3 uses the same);
+norms before the sublayers by default, so that the memory has passed the final norm, as in the authors' Hugging Face code; the M
+initial rows are drawn apart (the authors replicate one), at scale 0.02. Not here: a Transformer-XL cache beside the memory.
+Shape letters: B batch, T time, L segment length, M memory tokens, R rows, H heads, D width.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from clbench.errors import UserError
+
+from .backbone import Backbone, MemorySpec, Output, State
+from .pieces import Piece, read_in_pieces
+from .segment_transformer import SegmentTransformer, rotary, rotate
+
+
+class RecurrentMemoryTransformer(Backbone):
+    """State: memory (B, M, D), seg_pos (B,) tokens in the open segment, and that segment's keys.n, values.n (B, H, M+L-1, D/H).
+
+    Every row of a segment has a slot: M to read, L tokens, M to write, and one that nobody sees. A row sees the slots before
+    `reach[slot]`, so that a segment that is read in parts, each stream at its own place, needs no other mask.
+    `bptt_segments` k > 0 lets the loss at a call's end reach the inputs of its last k segments only; 0: of all.
+    """
+
+    visible: Tensor
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        width: int = 64,
+        layers: int = 2,
+        heads: int = 4,
+        feedforward: int = 4,
+        segment_length: int = 16,
+        memory_tokens: int = 4,
+        bptt_segments: int = 0,
+        dropout: float = 0.0,
+        post_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if segment_length < 1 or memory_tokens < 0 or bptt_segments < 0:
+            raise UserError(
+                "rmt: segment_length must be at least 1, memory_tokens and bptt_segments at least 0, "
+                f"got {segment_length}, {memory_tokens}, {bptt_segments}"
+            )
+        self.trunk = SegmentTransformer(
+            input_size, width=width, layers=layers, heads=heads, feedforward=feedforward, dropout=dropout, post_norm=post_norm
+        )
+        self.memory = nn.Parameter(0.02 * torch.randn(memory_tokens, width))  # (M, D)
+        self.input_size, self.output_size, self.heads = input_size, width, heads
+        self.segment_length, self.memory_tokens, self.bptt_segments = segment_length, memory_tokens, bptt_segments
+        self.spec = MemorySpec("rmt", width, layers, segment_length, capacity=memory_tokens)
+        M, L = memory_tokens, segment_length
+        reach = torch.cat([torch.full((M,), M), torch.arange(M, M + L) + 1, torch.full((M,), M + L + M), torch.ones(1)])
+        self.register_buffer("visible", torch.arange(M + L + M + 1) < reach[:, None], persistent=False)  # (2M+L+1, 2M+L+1)
+        cos, sin = rotary(torch.arange(M + L + M + 1.0), width // heads)
+        self.register_buffer("cos", cos, persistent=False)  # (2M+L+1, D/2H)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def initial_state(self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> State:
+        device, dtype = device or self.memory.device, dtype or self.memory.dtype
+        shape = (batch, self.heads, self.memory_tokens + self.segment_length - 1, self.output_size // self.heads)
+        names = [f"{kind}.{n}" for n in range(len(self.trunk.blocks)) for kind in ("keys", "values")]
+        state = {name: torch.zeros(shape, device=device, dtype=dtype) for name in names}  # (B, H, M+L-1, D/H)
+        memory = self.memory.to(device=device, dtype=dtype).repeat(batch, 1, 1)  # (B, M, D)
+        return {"memory": memory, "seg_pos": torch.zeros(batch, device=device, dtype=torch.int32), **state}
+
+    def advance(self, x: Tensor, state: State, reset: Tensor | None, pad: Tensor | None) -> Output:
+        hidden, state = read_in_pieces(
+            self._read,
+            x,
+            state,
+            partial(self.initial_state, len(x), device=x.device, dtype=state["memory"].dtype),
+            segment_length=self.segment_length,
+            reset=reset,
+            pad=pad,
+            bptt_segments=self.bptt_segments,
+        )
+        return Output(hidden, state, x.new_zeros(()))
+
+    def _read(self, piece: Piece, state: State) -> tuple[Tensor, State]:
+        if piece.clock == 0 and piece.x.shape[1] == self.segment_length:
+            return self._read_segment(piece.x, state)
+        return self._read_part(piece, state)
+
+    def _read_segment(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """A whole segment in all streams: nothing is looked up and nothing kept but the memory."""
+        M, L = self.memory_tokens, self.segment_length
+        memory = state["memory"]
+        x = self.trunk.embed(x)
+        h = torch.cat([memory.to(x.dtype), x, memory.to(x.dtype)], dim=1)  # (B, M + L + M, D)
+        mask, turn = self.visible[:-1, :-1], (self.cos[:-1], self.sin[:-1])
+        for block in self.trunk.blocks:
+            q, k, v = block.project(h)  # (B, H, M + L + M, D/H)
+            h = block.finish(h, scaled_dot_product_attention(rotate(q, turn), rotate(k, turn), v, attn_mask=mask))
+        h = self.trunk.norm(h)
+        return h[:, M : M + L], {**state, "memory": h[:, M + L :]}
+
+    def _read_part(self, piece: Piece, state: State) -> tuple[Tensor, State]:
+        """Part of a segment: rows are put at their slots among those kept, and read all that is written up to there."""
+        M, L, T = self.memory_tokens, self.segment_length, piece.x.shape[1]
+        slots, reads, writes = self._slots(piece, state["seg_pos"])  # (B or 1, R)
+        memory, x = state["memory"], self.trunk.embed(piece.x)
+        h = torch.cat([memory[:, :reads].to(x.dtype), x, memory[:, :writes].to(x.dtype)], dim=1)  # (B, R, D)
+        mask, turn = self.visible[slots][:, None], (self.cos[slots][:, None], self.sin[slots][:, None])
+        after: State = {}
+        for n, block in enumerate(self.trunk.blocks):
+            q, k, v = block.project(h)  # (B, H, R, D/H)
+            k = _put(state[f"keys.{n}"], rotate(k, turn), slots, len(self.visible))  # (B, H, 2M+L+1, D/H)
+            v = _put(state[f"values.{n}"], v, slots, len(self.visible))
+            h = block.finish(h, scaled_dot_product_attention(rotate(q, turn), k, v, attn_mask=mask))
+            after[f"keys.{n}"], after[f"values.{n}"] = k[:, :, : M + L - 1], v[:, :, : M + L - 1]
+        h = self.trunk.norm(h)
+        seg_pos = state["seg_pos"] + (T if piece.length is None else piece.length.to(torch.int32))
+        closes = seg_pos == L
+        after = {name: leaf.masked_fill(closes[:, None, None, None], 0) for name, leaf in after.items()}
+        if writes:
+            memory = torch.where(closes[:, None, None], h[:, reads + T :], memory)
+        return h[:, reads : reads + T], {"memory": memory, "seg_pos": seg_pos.masked_fill(closes, 0), **after}
+
+    def _slots(self, piece: Piece, seg_pos: Tensor) -> tuple[Tensor, int, int]:
+        """The slot of every row, one row of slots where all streams agree, and how many rows read and write the memory."""
+        M, L, T, device = self.memory_tokens, self.segment_length, piece.x.shape[1], piece.x.device
+        if piece.clock is not None:
+            start = 0 if piece.clock == 0 else M + piece.clock
+            end = M + piece.clock + T
+            end = end + M if end == M + L else end
+            return torch.arange(start, end, device=device)[None], M if start == 0 else 0, M if end > M + L else 0
+        nobody = 2 * M + L
+        token = torch.arange(T, device=device)
+        opens = (seg_pos == 0) & (piece.length > 0)
+        read = torch.where(opens[:, None], torch.arange(M, device=device), nobody)  # (B, M)
+        tokens = torch.where(token < piece.length[:, None], M + seg_pos[:, None] + token, nobody)  # (B, T)
+        write = torch.arange(M + L, M + L + M, device=device).expand(len(seg_pos), M)
+        return torch.cat([read, tokens, write], dim=1), M, M
+
+
+def _put(kept: Tensor, new: Tensor, slots: Tensor, count: int) -> Tensor:
+    """Kept rows (B, H, S, D/H), extended to `count` of them, with new (B, H, R, D/H) at slots (B or 1, R)."""
+    B, H, S, _ = kept.shape
+    room = torch.cat([kept.to(new.dtype), new.new_zeros(B, H, count - S, new.shape[-1])], dim=2)
+    return room.scatter(2, slots[:, None, :, None].expand(new.shape), new)

@@ -1,0 +1,86 @@
+"""The layers that Transformer, Transformer-XL and RMT share; each backbone decides what a row may see and what is kept.
+
+Vaswani et al. 2017, arXiv:1706.03762; without biases in attention, as in Transformer-XL; rotary positions of Su et al. 2021,
+arXiv:2104.09864. Normalisation comes before each sublayer and once at the end, or after each one with `post_norm`.
+Shape letters: B batch, R rows (tokens of a segment and memory rows), S keys, H heads, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clbench.errors import UserError
+
+
+class Block(nn.Module):
+    """One layer in three steps, so that a backbone can put its memory between them: project, attend, finish."""
+
+    def __init__(self, *, width: int, heads: int, feedforward: int, dropout: float, post_norm: bool) -> None:
+        super().__init__()
+        self.heads, self.post_norm = heads, post_norm
+        self.attention_norm, self.feedforward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.project_in = nn.Linear(width, 3 * width, bias=False)  # queries, keys, values
+        self.project_out = nn.Linear(width, width, bias=False)
+        self.feedforward = nn.Sequential(nn.Linear(width, feedforward * width), nn.ReLU(), nn.Linear(feedforward * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of rows h (B, R, D), each (B, H, R, D/H)."""
+        rows = self.project_in(self._before(h)).view(*h.shape[:2], 3, self.heads, -1)  # (B, R, 3, H, D/H)
+        q, k, v = rows.permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def queries(self, h: Tensor) -> Tensor:
+        """Queries of rows h (B, R, D) alone: (B, H, R, D/H)."""
+        weight = self.project_in.weight[: h.shape[-1]]
+        return functional.linear(self._before(h), weight).view(*h.shape[:2], self.heads, -1).transpose(1, 2)
+
+    def keys_values(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of rows h (B, S, D) alone, each (B, H, S, D/H)."""
+        weight = self.project_in.weight[h.shape[-1] :]
+        k, v = functional.linear(self._before(h), weight).view(*h.shape[:2], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        return k, v
+
+    def finish(self, h: Tensor, attended: Tensor) -> Tensor:
+        """Rows h (B, R, D) and what their heads read (B, H, R, D/H) become the rows of the next layer (B, R, D)."""
+        read = self.dropout(self.project_out(attended.transpose(1, 2).reshape(h.shape)))
+        if self.post_norm:
+            h = self.attention_norm(h + read)
+            return self.feedforward_norm(h + self.dropout(self.feedforward(h)))
+        h = h + read
+        return h + self.dropout(self.feedforward(self.feedforward_norm(h)))
+
+    def _before(self, h: Tensor) -> Tensor:
+        return h if self.post_norm else self.attention_norm(h)
+
+
+class SegmentTransformer(nn.Module):
+    """An input map to `width`, the blocks, and the last norm; the loop over `blocks` belongs to the backbone."""
+
+    def __init__(self, input_size: int, *, width: int, layers: int, heads: int, feedforward: int, dropout: float, post_norm: bool) -> None:
+        super().__init__()
+        if min(width, layers, heads, feedforward) < 1 or width % (2 * heads):
+            raise UserError(
+                "backbone: width must be a multiple of 2 * heads, and layers and feedforward at least 1, "
+                f"got width={width}, heads={heads}, layers={layers}, feedforward={feedforward}"
+            )
+        self.embed = nn.Sequential(nn.Identity() if input_size == width else nn.Linear(input_size, width), nn.Dropout(dropout))
+        options = {"width": width, "heads": heads, "feedforward": feedforward, "dropout": dropout, "post_norm": post_norm}
+        self.blocks = nn.ModuleList(Block(**options) for _ in range(layers))
+        self.norm = nn.Identity() if post_norm else nn.LayerNorm(width)
+
+
+def rotary(positions: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (..., width/2) by which a head of `width` is turned at `positions` (...), in their precision."""
+    frequency = 10000.0 ** (-torch.arange(0, width, 2, device=positions.device, dtype=positions.dtype) / width)  # (width/2,)
+    angle = positions[..., None] * frequency
+    return angle.cos(), angle.sin()
+
+
+def rotate(heads: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """`heads` (B, H, R, D/H) turned by `rotary`'s (R, D/2H) or (B, 1, R, D/2H); products then depend on distances only."""
+    cos, sin = (part.to(heads.dtype) for part in turn)
+    left, right = heads.chunk(2, dim=-1)
+    return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1)

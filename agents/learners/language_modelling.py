@@ -1,0 +1,172 @@
+"""Language modelling: each scored token is predicted from all before it in its example; the loss is its cross-entropy.
+
+The embedding is also the head (Press and Wolf 2017, arXiv:1608.05859). Every example is read from a first token of its own (index V), so
+that position t of the networks predicts token t from the tokens before t; a `Predictor` puts the same token in front. Optimiser and rates
+are those of the pilot (language.md, 7.10).
+Shape letters: B rows, T time, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clbench.errors import UserError
+from clbench.experience import Text
+from clbench.interfaces import TaskInfo
+
+from ..backbones.backbone import Backbone
+from ..backbones.state import State
+from .batch import Batch, whole_items
+from .learner import BuildBackbone, Judged, Learner, OptimizerSettings
+
+Float = NDArray[np.floating[Any]]
+Integer = NDArray[np.integer[Any]]
+
+
+class LanguageModelling(Learner):
+    """Reads `batch_size` examples at once, in windows of `window` tokens; 0 = as long as the longest example.
+
+    With 0 a batch holds whole examples, and gradients flow through all of an example: a backbone with segments cuts it up by itself. With a
+    shorter window its memory is carried from window to window and gradients end at a window's beginning; a window in which nothing is to be
+    predicted then moves the memory on and makes no step of the optimiser.
+    """
+
+    networks: TokenModel
+
+    def __init__(
+        self,
+        task: TaskInfo,
+        build_backbone: BuildBackbone,
+        seed: int,
+        device: torch.device,
+        *,
+        batch_size: int = 32,
+        window: int = 0,
+        learning_rate: float = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.98),
+        weight_decay: float = 0.01,
+        warmup: int = 50,
+        gradient_clip: float = 1.0,
+        reset_optimizer: bool = True,
+    ) -> None:
+        first, second = betas
+        settings = OptimizerSettings(learning_rate, (first, second), weight_decay, warmup, gradient_clip, reset_optimizer)
+        super().__init__(seed, device, settings)
+        if batch_size < 1 or window < 0:
+            raise UserError(f"language-modelling: batch_size must be at least 1 and window at least 0, got {batch_size} and {window}")
+        self.batch_size, self.window, self.vocabulary = batch_size, window, task.input_size
+        with self.randomness.lent():
+            width = build_backbone(1).output_size  # embedding and head are tied, so that both have the width that comes out
+            networks = TokenModel(build_backbone(width), task.input_size)
+        self.install(networks)
+        self._last = np.zeros(0, dtype=np.int32)  # (B,), the token before the next window of each lane
+
+    def draw(self, experience: Text) -> Batch:
+        tokens, scored, starts = experience.windows(self.batch_size, self.window or experience.longest)
+        tokens = tokens.astype(np.int32)  # (B, T)
+        before = np.where(starts, self.vocabulary, self._last if len(self._last) == len(starts) else self.vocabulary).astype(np.int32)
+        inputs = np.concatenate([before[:, None], tokens[:, :-1]], axis=1)  # (B, T)
+        if self.window:
+            self._last = tokens[:, -1]
+            return Batch(inputs, tokens, scored, starts, False, len(tokens))
+        rows = scored.any(axis=1)  # lanes for which no example was left are padding
+        length = int(np.flatnonzero(scored.any(axis=0))[-1]) + 1 if rows.any() else 1  # nothing behind the last target matters
+        return whole_items(inputs[rows, :length], tokens[rows, :length], scored[rows, :length])
+
+    def judge(self, batch: Batch, state: State, reset: Tensor | None) -> Judged:
+        output = self.networks(self.tensor(batch.inputs), state, reset, self._scored(batch))
+        total = functional.cross_entropy(output.logits, self._targets(batch), reduction="sum")
+        return Judged(total / max(1, len(output.logits)) + output.auxiliary_loss, output.state)
+
+    def _scored(self, batch: Batch) -> Tensor:
+        return self.tensor(np.flatnonzero(batch.scored))  # (n,), found on the host, where the mask is
+
+    def _targets(self, batch: Batch) -> Tensor:
+        return self.tensor(batch.targets[batch.scored].astype(np.int64))  # (n,)
+
+    def information(self, item: Batch, generator: np.random.Generator) -> Tensor:
+        """One scalar (K = 1): the log-likelihood of tokens drawn from the model itself, over sqrt(n) for n scored positions.
+
+        The Fisher information is the expectation of its squared gradient; with the data's own tokens it would be the "empirical" one
+        (Kunstner et al. 2019, arXiv:1905.12558).
+        """
+        logits = self._logits(item)  # (n, V)
+        cumulative = logits.detach().softmax(-1).cumsum(-1)
+        uniform = self.tensor(generator.random((len(logits), 1), dtype=np.float32))
+        drawn = (cumulative < uniform * cumulative[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)  # (n,)
+        return -functional.cross_entropy(logits, drawn, reduction="sum")[None] / math.sqrt(len(logits))
+
+    def output_norm(self, item: Batch) -> Tensor:
+        """Sum of the squared logits (Aljundi et al. 2018, equation 3, with the logits as the function's output)."""
+        return self._logits(item).square().sum(-1).mean()
+
+    def _logits(self, item: Batch) -> Tensor:
+        return self.networks(self.tensor(item.inputs), self._fresh_memory(item), None, self._scored(item)).logits
+
+    def snapshot(self, networks: nn.Module) -> TokenPredictor:
+        return TokenPredictor(networks, self.vocabulary, self.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "last": self._last.copy()}
+
+    def load_state_dict(self, state: Any) -> None:
+        super().load_state_dict(state)
+        self._last = np.array(state["last"], dtype=np.int32)
+
+
+class Prediction(NamedTuple):
+    """Scores for the chosen positions, or for all."""
+
+    logits: Tensor  # (n, V) or (B, T, V)
+    state: State
+    auxiliary_loss: Tensor  # ()
+
+
+class TokenModel(nn.Module):
+    """Embedding of V tokens and the first one, backbone, and the embedding again as head."""
+
+    def __init__(self, backbone: Backbone, vocabulary: int) -> None:
+        super().__init__()
+        self.backbone, self.vocabulary = backbone, vocabulary
+        self.embedding = nn.Embedding(vocabulary + 1, backbone.output_size)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+
+    def initial_state(self, batch: int) -> State:
+        """The backbone's memory before `batch` examples."""
+        return self.backbone.initial_state(batch)
+
+    def forward(self, tokens: Tensor, state: State, reset: Tensor | None = None, positions: Tensor | None = None) -> Prediction:
+        """Tokens (B, T); `positions` (n,) count through (B T)."""
+        hidden, state, auxiliary_loss = self.backbone(self.embedding(tokens), state, reset=reset)  # (B, T, D)
+        if positions is not None:
+            hidden = hidden.reshape(-1, hidden.shape[-1])[positions]  # (n, D)
+        return Prediction(functional.linear(hidden, self.embedding.weight[: self.vocabulary]), state, auxiliary_loss)
+
+
+class TokenPredictor:
+    """Plays a `TokenModel` that nobody else holds. Its state is the backbone's memory, or None before the first token."""
+
+    def __init__(self, networks: nn.Module, first: int, device: torch.device) -> None:
+        self._networks, self._first, self._device = networks.eval().requires_grad_(False), first, device
+
+    def initial_state(self, batch: int) -> State | None:
+        """No memory yet."""
+        return None
+
+    def logits(self, tokens: Integer, state: State | None) -> tuple[Float, State]:
+        """Scores (B, T, V) of the token that follows each of tokens (B, T)."""
+        tokens = np.asarray(tokens, dtype=np.int64)
+        with torch.inference_mode():
+            begins = state is None
+            if state is None:
+                state = self._networks.initial_state(len(tokens))  # type: ignore[operator]
+                tokens = np.concatenate([np.full((len(tokens), 1), self._first), tokens], axis=1)
+            output = self._networks(torch.from_numpy(tokens).to(self._device), state)
+            return output.logits[:, 1 if begins else 0 :].float().cpu().numpy(), output.state

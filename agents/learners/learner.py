@@ -1,0 +1,244 @@
+"""The base of all gradient learners: networks, their optimiser, and one update after another until the grant is spent.
+
+A learner owns the data flow (what a batch is, which memory goes with it, where backpropagation through time ends) and the loss. What
+is kept from past tasks is a method's business; methods reach in through `Hooks` and through the members under "for methods".
+Shape letters: B rows, T time.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from clbench.errors import UserError
+
+from ..backbones import state as states
+from ..backbones.backbone import Backbone
+from ..backbones.state import State
+from .batch import Batch
+from .randomness import Randomness
+
+BuildBackbone = Callable[[int], Backbone]  # from the width of its input
+
+
+class Hooks(Protocol):
+    """What a learner asks of the method that accompanies it."""
+
+    def wrap_buffer(self, batch: Batch) -> Batch: ...
+    def penalty(self, networks: nn.Module) -> Tensor | None: ...
+    def adjust_gradients(self, learner: Learner) -> None: ...
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with a linear warm-up of `warmup` updates; `gradient_clip` 0 = no clipping."""
+
+    learning_rate: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    warmup: int = 0
+    gradient_clip: float = 0.0
+    reset: bool = True  # at the beginning of a task
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise UserError(f"learner: learning_rate must be > 0, got {self.learning_rate}")
+        if self.warmup < 0 or self.gradient_clip < 0 or self.weight_decay < 0:
+            raise UserError(
+                "learner: warmup, gradient_clip and weight_decay must be >= 0, "
+                f"got {self.warmup}, {self.gradient_clip}, {self.weight_decay}"
+            )
+
+    def build(self, networks: nn.Module) -> torch.optim.Optimizer:
+        """A fresh optimiser over the trainable parameters."""
+        parameters = trainable(networks)
+        return torch.optim.AdamW(parameters, self.learning_rate, betas=self.betas, weight_decay=self.weight_decay, fused=True)
+
+
+class Judged(NamedTuple):
+    """The loss of a batch and the memory after it."""
+
+    loss: Tensor  # ()
+    state: State
+
+
+class Learner(ABC):
+    """A subclass builds `networks` inside `self.randomness.lent()`, calls `install`, and implements the abstract members."""
+
+    networks: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, seed: int, device: torch.device, settings: OptimizerSettings) -> None:
+        self.device, self.settings = device, settings
+        self.randomness = Randomness(seed, device)
+        self.gradient_steps = 0
+        self._scalars: dict[str, Tensor] = {}  # of the last update; read only when asked for, so that no update waits for the device
+        self._memory: State | None = None  # of the rows of the last batch; None where none is carried
+        self._optimizer_steps = 0
+
+    def install(self, networks: nn.Module) -> None:
+        """Learn with `networks` from here on, with a fresh optimiser."""
+        self.networks = networks.to(self.device)
+        self.reset_optimizer()
+
+    @abstractmethod
+    def draw(self, experience: Any) -> Batch | None:
+        """The next batch; spends units. None where what was left is too little to learn from."""
+
+    @abstractmethod
+    def judge(self, batch: Batch, state: State, reset: Tensor | None) -> Judged:
+        """The mean loss over the scored positions of `batch`, read from `state`."""
+
+    @abstractmethod
+    def snapshot(self, networks: nn.Module) -> Any:
+        """A policy or predictor that plays `networks`, which belong to it."""
+
+    # ---- for methods
+
+    @abstractmethod
+    def information(self, item: Batch, generator: np.random.Generator) -> Tensor:
+        """Scalars (K,) whose squared gradients add up to the Fisher information per scored position of `item` (one row).
+
+        Exactly, or in expectation over `generator`.
+        """
+
+    @abstractmethod
+    def output_norm(self, item: Batch) -> Tensor:
+        """Squared length () of the networks' output, averaged over the scored positions of `item` (one row)."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The loss () of whole items, read from fresh memory."""
+        return self.judge(batch, self._fresh_memory(batch), None).loss
+
+    def begin_task(self, weights: Mapping[str, Tensor] | None) -> None:
+        """A task begins: go on with `weights` where there are any, and forget the momentum where the settings say so."""
+        if weights is not None:
+            self._go_on_with(weights)
+        elif self.settings.reset:
+            self.reset_optimizer()
+
+    def end_task(self, weights: Mapping[str, Tensor] | None) -> None:
+        """A task is over: go on with `weights` where there are any."""
+        if weights is not None:
+            self._go_on_with(weights)
+
+    def _go_on_with(self, weights: Mapping[str, Tensor]) -> None:
+        self.networks.load_state_dict(dict(weights))
+        self._memory = None
+        self.reset_optimizer()
+
+    def reset_optimizer(self) -> None:
+        """Begin without momentum and with a new warm-up."""
+        self.optimizer = self.settings.build(self.networks)
+        self._optimizer_steps = 0
+
+    # ---- the loop
+
+    def learn(self, experience: Any, hooks: Hooks) -> None:
+        """Update until nothing remains."""
+        self.networks.train()
+        with self.randomness.lent():
+            while experience.remaining > 0:
+                batch = self.draw(experience)
+                if batch is not None:
+                    self.update(hooks.wrap_buffer(batch), hooks)
+
+    def update(self, batch: Batch, hooks: Hooks) -> None:
+        """One step of the optimiser; a batch in which nothing is scored only moves the memory on."""
+        state, reset = self._memory_for(batch)
+        if batch.scored.any():
+            loss, state = self.judge(batch, state, reset)
+            self._step(loss, hooks)
+        else:
+            with torch.no_grad():
+                state = self.judge(batch, state, reset).state
+        self._memory = None if batch.whole else states.detach(state)  # backpropagation through time ends with the batch
+
+    def _step(self, loss: Tensor, hooks: Hooks) -> None:
+        penalty = hooks.penalty(self.networks)
+        self.optimizer.zero_grad()
+        (loss if penalty is None else loss + penalty).backward()
+        hooks.adjust_gradients(self)
+        self._scalars = {"loss": loss.detach()} | ({} if penalty is None else {"penalty": penalty.detach()})
+        if self.settings.gradient_clip:
+            self._scalars["gradient_norm"] = nn.utils.clip_grad_norm_(trainable(self.networks), self.settings.gradient_clip)
+        if self._optimizer_steps < self.settings.warmup:
+            rate = self.settings.learning_rate * (self._optimizer_steps + 1) / self.settings.warmup
+            self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
+        self._optimizer_steps += 1
+        self.gradient_steps += 1
+
+    # ---- memory of the backbone
+
+    def _fresh_memory(self, batch: Batch) -> State:
+        return self.networks.initial_state(len(batch.starts))  # type: ignore[operator]
+
+    def _memory_for(self, batch: Batch) -> tuple[State, Tensor | None]:
+        """The memory with which each row is read, and which rows begin anew (None: no mask is needed)."""
+        if self._memory is None or batch.starts.all():
+            return self._fresh_memory(batch), None
+        memory, rows = self._memory, len(batch.starts)
+        kept = min(rows, len(next(iter(memory.values()))))
+        memory = states.select(memory, slice(kept))
+        if kept < rows:  # replayed rows have joined; they start, so that any memory does
+            memory = states.cat([memory, states.detach(states.select(self._fresh_memory(batch), slice(kept, rows)))])
+        return memory, self.tensor(batch.starts) if batch.starts.any() else None
+
+    def tensor(self, array: NDArray[Any]) -> Tensor:
+        """`array` on the learner's device."""
+        return torch.from_numpy(array).to(self.device)
+
+    # ---- what is saved
+
+    @property
+    def diagnostics(self) -> dict[str, float]:
+        """Of the last update."""
+        return {name: float(value) for name, value in self._scalars.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that an update depends on; a copy."""
+        return {
+            "networks": copied(dict(self.networks.state_dict())),
+            "optimizer": copied(self.optimizer.state_dict()),
+            "optimizer_steps": self._optimizer_steps,
+            "gradient_steps": self.gradient_steps,
+            "randomness": copied(self.randomness.states),
+            "memory": copied(self._memory),
+            "scalars": copied(self._scalars),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken; it is not kept."""
+        self.networks.load_state_dict(state["networks"])
+        self.optimizer.load_state_dict(copied(state["optimizer"]))
+        self._optimizer_steps, self.gradient_steps = int(state["optimizer_steps"]), int(state["gradient_steps"])
+        self.randomness.states = [value.cpu() for value in copied(state["randomness"])]
+        memory = copied(state["memory"])
+        self._memory = None if memory is None else states.to(memory, self.device)
+        self._scalars = copied(state["scalars"])
+
+
+def trainable(networks: nn.Module) -> list[nn.Parameter]:
+    """The parameters that learn, in the order of their definition."""
+    return [parameter for parameter in networks.parameters() if parameter.requires_grad]
+
+
+def copied(value: Any) -> Any:
+    """`value` with its own tensors and arrays, so that going on to learn does not change it."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(copied(item) for item in value)
+    return value

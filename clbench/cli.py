@@ -1,0 +1,105 @@
+"""The command line: finds the command, reads its arguments, turns errors into one line and an exit code.
+
+0 done or nothing to do; 1 a run failed; 2 the user's mistake; 3 a contract or a record is broken; 4 some runs of several failed;
+75 interrupted, the same command continues; 130 Ctrl-C. Only the module of the command that was typed is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from .errors import ClbenchError, UserError, unknown_name
+from .output import Output, said
+
+COMMANDS = {
+    "list": "names of agents, streams, experiments, metrics, runs ...",
+    "describe": "everything about one name or one run: tasks, budgets, options, provider",
+    "doctor": "what is installed here and whether it works",
+    "check": "test an agent against the contract, line by line",
+    "run": "run an agent on a stream, or a grid, or an experiment; the same command continues",
+    "metrics": "measure runs, or say what the metrics are",
+    "report": "write tables, figures and a site about runs",
+    "leaderboard": "rebuild leaderboard.md from the submissions",
+    "submit": "pack runs as a submission and validate it",
+    "benchmark": "measure the suite's own speed",
+}
+EPILOG = """start here:
+  clbench run stream=toy agent=ewc            seconds; shows what a run is
+  clbench run experiment=quickstart           minutes; three agents, two streams, a report
+  clbench check ./mine.py:Mine                tests your own agent
+  clbench COMMAND --help                      the arguments of a command
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is a `UserError` of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and leaving."""
+        message = message.removeprefix("argument ").replace("\n", " ")
+        raise UserError(f"{message}; see: {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code of the command line `argv`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    out = Output(quiet="--quiet" in words)
+    try:
+        return _dispatch(words)
+    except ClbenchError as error:
+        if "--debug" in words:
+            raise
+        (out.warn if error.exit_code == 0 else out.error)(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        out.error("stopped by Ctrl-C; nothing was begun or everything is saved, the same command continues")
+        return 130
+    except BrokenPipeError:  # `clbench list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        if "--debug" in words:
+            raise
+        out.error(f"{said(error)}. With --debug the traceback is shown")
+        return 1
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        _root().print_help()
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        Output().result(f"clbench {version('clbench')}")
+        return 0
+    command = next((word for word in words if not word.startswith("-")), words[0])
+    if command not in COMMANDS:
+        raise unknown_name("command", command, COMMANDS, "clbench --help")
+    words.remove(command)
+    module = import_module(f".commands.{command}", __package__)
+    parser = Parser(prog=f"clbench {command}", description=module.__doc__, allow_abbrev=False, formatter_class=_Format)
+    module.add_arguments(parser)
+    parser.add_argument("--quiet", action="store_true", help="say only what was asked for")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    try:
+        arguments = parser.parse_intermixed_args(words)
+    except SystemExit as leaving:  # --help
+        return int(leaving.code or 0)
+    return module.execute(arguments, Output(quiet=arguments.quiet))
+
+
+class _Format(argparse.RawDescriptionHelpFormatter):
+    """Help with the text as it stands in the module."""
+
+
+def _root() -> Parser:
+    lines = "\n".join(f"  {name:<13}{text}" for name, text in COMMANDS.items())
+    description = f"The benchmark suite for continual learning with memory.\n\ncommands:\n{lines}\n\n{EPILOG}"
+    return Parser(prog="clbench", usage="clbench COMMAND [arguments]", description=description, formatter_class=_Format)

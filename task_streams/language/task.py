@@ -1,0 +1,182 @@
+"""One language task: examples out, scores of a predictor in, and the levels that need no skill.
+
+A predictor is scored twice on the same test examples. Teacher forced: the argmax over the task's legal answers, from one call with the
+whole text; this is the score, so that a forgotten answer format is not mistaken for a forgotten skill. Free running: greedy decoding over
+the whole vocabulary, token by token, each lane fed the text where it is given and its own prediction where it is scored; `exact` is 1
+where every scored token and <eos> were right. For a causal deterministic predictor the free-running exact match equals the teacher-forced
+one (both are right as long as the prefix is), so a difference shows a predictor that looks ahead or whose windows matter.
+Source: spec 2.6 and 2.9; guards 9.3, 9.4 and 9.15.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from clbench.errors import ContractError
+from clbench.experience import Text
+from clbench.interfaces import Episodes, Predictor, TaskInfo
+
+from . import generation
+from .generation import Bool, Draft, Examples, Float, Integer
+from .vocabulary import BOS, vocabulary
+
+HIGHEST_FLOOR = 0.6  # of the ceiling; above it a task says too little (guard 9.4)
+_FLOOR_TOKENS = 1 << 20  # at most 2,048 examples
+_FLOOR_SEED = 2**31  # no evaluation seed of a stream
+_LOGITS_AT_ONCE = 1 << 25  # numbers held at a time, 128 MiB
+
+
+class Generator(generation.Generator, Protocol):
+    """Draws examples of one task and knows what can be had without the skill."""
+
+    @property
+    def legal(self) -> Integer:
+        """The ids that can be answers."""
+        ...
+
+    def shortcuts(self, draft: Draft) -> Mapping[str, Float]:
+        """By name the chance (R, A) of each answer being right."""
+        ...
+
+
+class TextTask:
+    """Implements `clbench.interfaces.Task` over generated examples; `scale` runs from the best shortcut to 1.
+
+    `cue`: the op-code that opens each text, None where the task stays unsaid. `info.index` is None but in the oracle-id variant.
+    `floor`: the frozen level of the best shortcut; measured here if not given.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        cue: int | None,
+        test_examples: int,
+        floor: float | None = None,
+        index: int | None = None,
+        num_tasks: int = 1,
+    ) -> None:
+        size = vocabulary().size
+        self.name = generator.name
+        self.info = TaskInfo(index, num_tasks, "text", size, size)
+        self._generator, self._cue, self._test_examples = generator, cue, test_examples
+        floor = max(self.floors().values()) if floor is None else floor
+        if floor > HIGHEST_FLOOR:
+            raise ContractError(
+                f"{self.name}: the best shortcut scores {floor:.3f}, expected at most {HIGHEST_FLOOR}: choose sizes with less to guess"
+            )
+        self.scale = (floor, 1.0)
+        self._test: tuple[int, Integer, Bool] | None = None
+
+    def experience(self, seed: int, *, shots: int | None = None) -> Text:
+        """Training examples, unbounded; with `shots`, the first `shots` of the support examples that `seed` draws.
+
+        Support examples have a stream of their own within the training buckets, so that none of them is a test input.
+        """
+        split = "train" if shots is None else "support"
+        return Text(Examples(self._generator, split, seed, self._cue), seed, count=shots)
+
+    def evaluate(self, policy: Predictor, seed: int) -> Episodes:
+        """Constrained token accuracy of each test example, teacher forced.
+
+        Facts: `exact`, free-running exact match; `free_accuracy`, the share of tokens right in the free run; `teacher_forced_exact`;
+        `answer_length`, scored tokens without <eos>; `text_length`, all tokens.
+        """
+        tokens, mask = self._test_set(seed)
+        lanes = max(1, min(len(tokens), _LOGITS_AT_ONCE // (tokens.shape[1] * self.info.output_size)))
+        parts = [slice(first, first + lanes) for first in range(0, len(tokens), lanes)]
+        graded = mask & np.isin(tokens, self._generator.legal)  # all but <eos>
+        scores = np.concatenate([self._constrained(policy, tokens[part], mask[part], graded[part]) for part in parts])  # (n, 2)
+        free = np.concatenate([decode(policy, tokens[part], mask[part]) for part in parts]) == tokens  # (n, T)
+        facts = {
+            "exact": (free | ~mask).all(axis=1).astype(float),
+            "free_accuracy": (free & graded).sum(axis=1) / graded.sum(axis=1),
+            "teacher_forced_exact": scores[:, 1],
+            "answer_length": graded.sum(axis=1).astype(float),
+            "text_length": (tokens != Examples.pad).sum(axis=1).astype(float),
+        }
+        return Episodes(scores[:, 0], facts)
+
+    def _constrained(self, policy: Predictor, tokens: Integer, mask: Bool, graded: Bool) -> Float:
+        """Token accuracy among the legal answers, and exact match over the whole vocabulary: (B, 2)."""
+        logits, _ = policy.logits(tokens[:, :-1].copy(), policy.initial_state(len(tokens)))
+        logits = np.asarray(logits)
+        wanted, mask, graded = tokens[:, 1:], mask[:, 1:], graded[:, 1:]
+        legal = self._generator.legal
+        right = legal[logits[:, :, legal].argmax(axis=2)] == wanted  # (B, T - 1)
+        exact = ((logits.argmax(axis=2) == wanted) | ~mask).all(axis=1)
+        return np.stack([(right & graded).sum(axis=1) / graded.sum(axis=1), exact], axis=1)
+
+    def _test_set(self, seed: int) -> tuple[Integer, Bool]:
+        """The test examples of `seed`; the last set made is kept, because a run asks for the same one again and again."""
+        if self._test is None or self._test[0] != seed:
+            source = Examples(self._generator, "test", seed, self._cue)
+            tokens, mask, _ = source.examples(np.arange(self._test_examples))
+            self._test = (seed, tokens, mask)
+        return self._test[1:]
+
+    def floors(self) -> dict[str, float]:
+        """By name the accuracy of every scripted baseline on one fixed set of test inputs; the highest is the floor of `scale`.
+
+        `uniform` over the legal answers; `majority`: the commonest answer of training; `majority by position`: the commonest one at the
+        same place of the answer to a prompt of the same length; `majority by answer before`: at the same place, behind the same token;
+        then the task's own shortcuts.
+        """
+        index = np.arange(min(2048, _FLOOR_TOKENS // self._generator.longest_pair))
+        test = Examples(self._generator, "test", _FLOOR_SEED, self._cue).drafts(index)
+        train = Examples(self._generator, "train", _FLOOR_SEED, self._cue).drafts(index)
+        place = np.arange(test.answer.shape[1])
+        longest = self._generator.prompt_size + 1
+
+        def position(draft: Draft) -> Integer:
+            return place * longest + draft.prompt_length[:, None]
+
+        def before(draft: Draft) -> Integer:
+            previous = np.concatenate([np.full((len(draft.answer), 1), BOS), draft.answer[:, :-1]], axis=1)
+            return place * vocabulary().size + previous
+
+        levels: dict[str, Float] = {
+            "uniform": np.full(test.answer.shape, 1 / len(self._generator.legal)),
+            "majority": commonest(0 * train.answer, train, 0 * test.answer) == test.answer,
+            "majority by position": commonest(position(train), train, position(test)) == test.answer,
+            "majority by answer before": commonest(before(train), train, before(test)) == test.answer,
+            **self._generator.shortcuts(test),
+        }
+        scored = test.scored.sum(axis=1)
+        return {name: float(((level * test.scored).sum(axis=1) / scored).mean()) for name, level in levels.items()}
+
+
+def commonest(context: Integer, draft: Draft, asked: Integer) -> Integer:
+    """The scored answer most often seen in each context `asked` (n, A), from contexts (R, A) of `draft`; the overall one where unseen."""
+    size = vocabulary().size
+    seen = context[draft.scored] * size + draft.answer[draft.scored]
+    pairs, count = np.unique(seen, return_counts=True)
+    where, token = pairs // size, pairs % size
+    order = np.lexsort((token, -count, where))  # the commonest token of a context first
+    known, first = np.unique(where[order], return_index=True)
+    best = token[order][first]
+    overall = np.bincount(draft.answer[draft.scored]).argmax()
+    at = np.minimum(np.searchsorted(known, asked), len(known) - 1)
+    return np.where(known[at] == asked, best[at], overall)
+
+
+def decode(policy: Predictor, tokens: Integer, mask: Bool) -> Integer:
+    """Texts (B, T) with the masked tokens replaced by the greedy free run of `policy`.
+
+    All lanes go in step: one call for what is given in every lane, then one call a token, in which a lane is fed its text where it is
+    given and its own prediction where it is masked. So lanes with prompts of different lengths share their calls.
+    """
+    written = tokens.copy()
+    used = np.flatnonzero(mask.any(axis=0))
+    first, last = int(used[0]), int(used[-1])
+    state: Any = policy.initial_state(len(tokens))
+    fed = written[:, :first].copy()
+    for position in range(first, last + 1):
+        logits, state = policy.logits(fed, state)
+        predicted = np.asarray(logits)[:, -1].argmax(axis=1)
+        written[:, position] = np.where(mask[:, position], predicted, tokens[:, position])
+        fed = written[:, position : position + 1].copy()
+    return written

@@ -1,0 +1,324 @@
+"""What every backbone owes: X1 to X7 and X9 of memory.md, section 12."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from clbench.agents.backbones import state as states
+from clbench.agents.backbones.backbone import Backbone, State
+from clbench.agents.backbones.mlp import MLP
+from clbench.agents.backbones.recurrent_memory import RecurrentMemoryTransformer
+from clbench.agents.backbones.transformer import Transformer
+from clbench.agents.backbones.transformer_xl import TransformerXL
+from torch import Tensor
+
+from clbench.errors import UserError, ValidationError
+
+B, T, L, D = 3, 14, 4, 16
+CLOSE = 1e-9  # in double precision
+SMALL = {"width": D, "layers": 2, "heads": 2}
+CASES = {
+    "mlp": (MLP, {"width": D, "depth": 2}),
+    "transformer": (Transformer, {**SMALL, "context": 6}),
+    "transformer-long": (Transformer, {**SMALL, "context": 30}),
+    "transformer-post": (Transformer, {**SMALL, "context": 6, "post_norm": True}),
+    "transformer-xl": (TransformerXL, {**SMALL, "segment_length": L, "memory_length": 6}),
+    "transformer-xl-short": (TransformerXL, {**SMALL, "segment_length": L, "memory_length": 3, "post_norm": True}),
+    "transformer-xl-no-memory": (TransformerXL, {**SMALL, "segment_length": L, "memory_length": 0}),
+    "rmt": (RecurrentMemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 2}),
+    "rmt-post": (RecurrentMemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 2, "post_norm": True}),
+    "rmt-no-memory": (RecurrentMemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 0}),
+    "rmt-every-token": (RecurrentMemoryTransformer, {**SMALL, "segment_length": 1, "memory_tokens": 2}),
+}
+WITH_STATE = [name for name in CASES if name != "mlp"]
+
+
+@pytest.fixture(params=CASES)
+def backbone(request: pytest.FixtureRequest, build: Callable[..., Backbone]) -> Backbone:
+    kind, options = CASES[request.param]
+    return build(kind, **options)
+
+
+def assert_same(left: State, right: State, atol: float = CLOSE) -> None:
+    assert left.keys() == right.keys()
+    for name, leaf in left.items():
+        torch.testing.assert_close(leaf, right[name], atol=atol, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def stream(length: int = T, batch: int = B) -> Tensor:
+    return torch.randn(batch, length, 5, dtype=torch.double)
+
+
+def used_state(backbone: Backbone, length: int = 2 * L + 1) -> State:
+    with torch.no_grad():
+        return backbone(stream(length), backbone.initial_state(B)).state
+
+
+def streams_at_different_places(backbone: Backbone) -> State:
+    """Stream b has read b tokens more than stream 0, so that no two clocks agree."""
+    parts = [backbone(stream(L + b, 1), backbone.initial_state(1)).state for b in range(B)]
+    return states.detach(states.cat(parts))
+
+
+@pytest.mark.parametrize("lengths", [[1] * T, [3, 5, 2, 4], [4, 4, 4, 2], [7, 7], [13, 1], [1, 13]], ids=str)
+def test_x1_any_cut_into_calls_gives_the_same_outputs_and_state(backbone: Backbone, lengths: list[int]) -> None:
+    x, state = stream(), used_state(backbone)
+    whole = backbone(x, state)
+    hidden = []
+    for part in x.split(lengths, dim=1):
+        output = backbone(part, state)
+        state = output.state
+        hidden.append(output.hidden)
+    torch.testing.assert_close(torch.cat(hidden, 1), whole.hidden, atol=CLOSE, rtol=0)
+    assert_same(state, whole.state)
+
+
+def test_x1_holds_where_every_stream_stands_elsewhere_in_its_segment(backbone: Backbone) -> None:
+    x, state = stream(), streams_at_different_places(backbone)
+    whole = backbone(x, state)
+    for b in range(B):
+        alone = backbone(x[b : b + 1], states.select(state, [b]))
+        torch.testing.assert_close(alone.hidden[0], whole.hidden[b], atol=CLOSE, rtol=0)
+        assert_same(alone.state, states.select(whole.state, [b]))
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("name", CASES)
+def test_x2_acting_step_by_step_gives_what_training_saw(name: str, dtype: torch.dtype, error: float) -> None:
+    """Root mean square of the difference, in units of the output's; single entries of bfloat16 may stray further."""
+    kind, options = CASES[name]
+    backbone = kind(5, **options).to(dtype)
+    x = stream().to(dtype)
+    reset = torch.zeros(B, T, dtype=torch.bool)
+    reset[0, 3], reset[1, 6], reset[1, 7] = True, True, True
+    trained = backbone(x, backbone.initial_state(B), reset=reset)
+    state, acted = backbone.initial_state(B), []
+    assert all(leaf.dtype in (dtype, torch.int32) for leaf in state.values())
+    with torch.no_grad():
+        for t in range(T):
+            hidden, state, _ = backbone.step(x[:, t], state, reset=reset[:, t])
+            acted.append(hidden)
+    pairs = {"hidden": (torch.stack(acted, 1), trained.hidden)} | {key: (leaf, trained.state[key]) for key, leaf in state.items()}
+    for key, (left, right) in pairs.items():
+        assert left.dtype == right.dtype
+        assert (left - right).double().norm() <= error * right.double().norm(), key
+
+
+def test_x3_streams_do_not_see_each_other(backbone: Backbone) -> None:
+    x, state, order = stream(), used_state(backbone), torch.tensor([2, 0, 1])
+    there, back = backbone(x, state), backbone(x[order], states.select(state, order))
+    torch.testing.assert_close(back.hidden, there.hidden[order], atol=1e-12, rtol=0)
+    assert_same(back.state, states.select(there.state, order))
+    changed = x.clone()
+    changed[1] += 1
+    assert torch.equal(backbone(changed, state).hidden[[0, 2]], there.hidden[[0, 2]])
+
+
+@pytest.mark.parametrize(
+    "places", [[(0, 5)], [(0, 4), (1, 9), (2, 13)], [(1, 0), (1, 1), (1, 8), (2, 7)], [(b, 0) for b in range(B)]], ids=str
+)
+def test_x3_a_reset_in_a_call_starts_a_stream_of_its_own(backbone: Backbone, places: list[tuple[int, int]]) -> None:
+    x, state = stream(), streams_at_different_places(backbone)
+    reset = torch.zeros(B, T, dtype=torch.bool)
+    for b, t in places:
+        reset[b, t] = True
+    together = backbone(x, state, reset=reset)
+    for b in range(B):
+        begins = [0, *(t for row, t in places if row == b), T]
+        alone, hidden = states.select(state, [b]), []
+        for start, end in itertools.pairwise(begins):
+            alone = backbone.initial_state(1) if (b, start) in places else alone
+            if end > start:
+                output = backbone(x[b : b + 1, start:end], alone)
+                alone, hidden = output.state, [*hidden, output.hidden]
+        torch.testing.assert_close(together.hidden[b], torch.cat(hidden, 1)[0], atol=CLOSE, rtol=0)
+        assert_same(states.select(together.state, [b]), alone)
+
+
+def test_reset_per_stream_is_reset_at_the_first_token(backbone: Backbone) -> None:
+    x, state, first = stream(), used_state(backbone), torch.tensor([True, False, True])
+    everywhere = torch.zeros(B, T, dtype=torch.bool)
+    everywhere[:, 0] = first
+    left, right = backbone(x, state, reset=first), backbone(x, state, reset=everywhere)
+    assert torch.equal(left.hidden, right.hidden)
+    assert_same(left.state, right.state, atol=0)
+    fresh = backbone(x[:1], backbone.initial_state(1))
+    torch.testing.assert_close(left.hidden[:1], fresh.hidden, atol=CLOSE, rtol=0)
+
+
+def test_pads_anywhere_are_as_if_they_were_not_there(backbone: Backbone) -> None:
+    x, state = stream(), streams_at_different_places(backbone)
+    pad = torch.zeros(B, T, dtype=torch.bool)
+    pad[0, 9:], pad[1, [0, 3, 4, 13]], pad[2] = True, True, True  # on the right, scattered, nothing but pads
+    padded = backbone(x, state, pad=pad)
+    louder = backbone(torch.where(pad[..., None], 1e3 * torch.ones_like(x), x), state, pad=pad)
+    assert torch.equal(padded.hidden[~pad], louder.hidden[~pad])
+    assert_same(padded.state, louder.state, atol=0)
+    for b in (0, 1):
+        alone = backbone(x[b : b + 1, ~pad[b]], states.select(state, [b]))
+        torch.testing.assert_close(padded.hidden[b, ~pad[b]], alone.hidden[0], atol=CLOSE, rtol=0)
+        assert_same(states.select(padded.state, [b]), alone.state)
+    assert_same(states.select(padded.state, [2]), states.select(state, [2]), atol=0)
+
+
+def test_a_reset_on_a_pad_takes_effect_before_the_next_token(backbone: Backbone) -> None:
+    x, state = stream(), used_state(backbone)
+    pad, reset = torch.zeros(B, T, dtype=torch.bool), torch.zeros(B, T, dtype=torch.bool)
+    pad[0, 5:7], reset[0, 5] = True, True  # the episode ends within the call: 5 old tokens, 2 pads, 7 new ones
+    pad[1, 10:], reset[1, 12] = True, True  # nothing follows: the state that comes out is a fresh one
+    output = backbone(x, state, reset=reset, pad=pad)
+    alone = backbone(x[:1, 7:], backbone.initial_state(1))
+    torch.testing.assert_close(output.hidden[:1, 7:], alone.hidden, atol=CLOSE, rtol=0)
+    assert_same(states.select(output.state, [0]), alone.state)
+    assert_same(states.select(output.state, [1]), backbone.initial_state(1), atol=0)
+
+
+def test_x4_no_output_depends_on_a_later_token(backbone: Backbone) -> None:
+    x, state = stream(), used_state(backbone)
+    reference = backbone(x, state).hidden
+    for t in (1, 4, 7, 13):
+        changed = x.clone()
+        changed[:, t] += 1
+        hidden = backbone(changed, state).hidden
+        assert torch.equal(hidden[:, :t], reference[:, :t])
+        assert (hidden[:, t] != reference[:, t]).any(-1).all()
+
+
+def test_x4_no_gradient_flows_back_from_a_later_token(backbone: Backbone) -> None:
+    x, state = stream().requires_grad_(), used_state(backbone)
+    hidden = backbone(x, state).hidden
+    for t in (0, 5, 12):
+        (gradient,) = torch.autograd.grad(hidden[:, t].square().sum(), x, retain_graph=True)
+        assert not gradient[:, t + 1 :].any()
+        assert gradient[:, t].any(-1).all()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_x5_a_saved_state_comes_back_as_it_was(name: str, tmp_path: Path, build: Callable[..., Backbone]) -> None:
+    kind, options = CASES[name]
+    backbone = build(kind, **options)
+    state = backbone(stream(L + 1), backbone.initial_state(B)).state
+    states.save(state, tmp_path / "state.pt", backbone.spec.digest)
+    loaded = states.load(tmp_path / "state.pt", backbone.spec.digest)
+    assert_same(loaded, states.detach(state), atol=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+    with pytest.raises(ValidationError, match="digest 0123456789abcdef expected, got"):
+        states.load(tmp_path / "state.pt", "0123456789abcdef")
+
+
+# Written out: 2 layers, 4 bytes for float32 and int32. The open segment of L = 4 keeps at most L - 1 tokens.
+EXPECTED_BYTES = {
+    "mlp": 0,
+    "transformer": 4 * (2 * 2 * 6 * D + 1),  # keys and values of `context` tokens; fill
+    "transformer-xl": 4 * (2 * (6 + 3) * D + 2),  # memory and open segment; fill, seg_pos
+    "rmt": 4 * (2 * D + 2 * 2 * (2 + 3) * D + 1),  # M * d; keys and values of read rows and open segment; seg_pos
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED_BYTES)
+def test_x5_the_size_of_a_state_is_the_closed_formula_at_any_age(name: str) -> None:
+    kind, options = CASES[name]
+    backbone = kind(5, **options)
+    state = backbone.initial_state(B)
+    assert states.bytes(state) == B * EXPECTED_BYTES[name]
+    assert states.bytes(backbone(stream(3 * T).float(), state).state) == B * EXPECTED_BYTES[name]
+
+
+def test_x6_without_writing_the_state_comes_back_bit_by_bit(backbone: Backbone) -> None:
+    x, state = stream(), used_state(backbone)
+    before = states.clone(state)
+    written = backbone(x, state, reset=torch.tensor([True, False, False]))
+    unwritten = backbone(x, state, reset=torch.tensor([True, False, False]), write=False)
+    assert torch.equal(written.hidden, unwritten.hidden)
+    assert_same(unwritten.state, before, atol=0)
+    assert_same(state, before, atol=0)  # the argument itself is untouched by either call
+    some = backbone(x, state, write=torch.tensor([True, False, True])).state
+    every = backbone(x, state).state
+    assert_same(states.select(some, [1]), states.select(before, [1]), atol=0)
+    assert_same(states.select(some, [0, 2]), states.select(every, [0, 2]), atol=0)
+
+
+@pytest.mark.parametrize("name", WITH_STATE)
+def test_x6_writing_changes_the_state(name: str, build: Callable[..., Backbone]) -> None:
+    kind, options = CASES[name]
+    backbone = build(kind, **options)
+    state = used_state(backbone)
+    after = backbone(stream(1), state).state
+    assert any(not torch.equal(leaf, after[key]) for key, leaf in state.items())
+
+
+def test_x7_no_gradient_is_reachable_in_a_detached_state(backbone: Backbone) -> None:
+    x = stream().requires_grad_()
+    state = backbone(x, backbone.initial_state(B)).state
+    assert all(leaf.grad_fn is None and not leaf.requires_grad for leaf in states.detach(state).values())
+    hidden = backbone(stream(), states.detach(state)).hidden
+    assert torch.autograd.grad(hidden.sum(), x, allow_unused=True) == (None,)
+
+
+def test_x9_nothing_is_nan_on_an_empty_memory_or_a_call_of_pads(backbone: Backbone) -> None:
+    pads = torch.ones(B, T, dtype=torch.bool)
+    output = backbone(stream(), backbone.initial_state(B), pad=pads)
+    assert output.hidden.shape == (B, T, D)
+    assert output.hidden.isfinite().all()
+    parameters = list(backbone.parameters())
+    hidden = backbone(stream(), output.state).hidden
+    gradients = torch.autograd.grad(hidden.sum(), parameters, allow_unused=True)
+    assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
+
+
+def test_modules_hold_no_memory(backbone: Backbone) -> None:
+    before = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
+    used_state(backbone)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in backbone.named_buffers())
+    assert set(backbone.state_dict()) == {name for name, _ in backbone.named_parameters()}
+
+
+def test_output_size_and_auxiliary_loss(backbone: Backbone) -> None:
+    output = backbone(stream(), backbone.initial_state(B))
+    assert output.hidden.shape == (B, T, backbone.output_size) == (B, T, D)
+    assert output.auxiliary_loss.shape == ()
+    assert output.auxiliary_loss == 0
+
+
+def test_a_wrong_shape_is_named(backbone: Backbone) -> None:
+    with pytest.raises(ValueError, match=r"x must have shape \(B, T, 5\)\. Got \(3, 14, 4\)"):
+        backbone(stream()[..., :4], backbone.initial_state(B))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (MLP, {"depth": 0}, "width and depth must be at least 1, got 256 and 0"),
+        (Transformer, {"width": 20, "heads": 4}, "width must be a multiple of 2 \\* heads.* got width=20, heads=4"),
+        (Transformer, {"context": -1}, "context must be at least 0, got -1"),
+        (TransformerXL, {"segment_length": 0}, "segment_length must be at least 1 .* got 0, 32"),
+        (RecurrentMemoryTransformer, {"memory_tokens": -1}, "memory_tokens and bptt_segments at least 0, got 16, -1, 0"),
+    ],
+)
+def test_impossible_options_are_refused(kind: type[Backbone], options: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        kind(5, **options)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    backbone = Transformer(5, **SMALL, dropout=0.5)
+    x, state = torch.randn(B, T, 5), backbone.initial_state(B)
+    assert not torch.equal(backbone(x, state).hidden, backbone(x, state).hidden)
+    backbone.eval()
+    assert torch.equal(backbone(x, state).hidden, backbone(x, state).hidden)
+
+
+def test_spec_digests_tell_shapes_apart() -> None:
+    def digest(name: str, **changed: int | bool) -> str:
+        kind, options = CASES[name]
+        return kind(5, **{**options, **changed}).spec.digest
+
+    assert digest("rmt") == digest("rmt-post")  # the same tensors, whatever the norm's place
+    assert digest("rmt") != digest("rmt", memory_tokens=3)
+    assert digest("rmt") != digest("rmt", segment_length=5)
+    assert digest("transformer") != digest("transformer", context=7)
+    assert digest("transformer-xl") != digest("transformer-xl", layers=3)

@@ -1,0 +1,94 @@
+"""Memories learn what they are for, and fail without it: P-RMT-1 and X10 of memory.md, sections 13.3 and 12."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from clbench.agents.backbones.backbone import Backbone, Output
+from clbench.agents.backbones.recurrent_memory import RecurrentMemoryTransformer
+from clbench.agents.backbones.transformer import Transformer
+from clbench.agents.backbones.transformer_xl import TransformerXL
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+SYMBOLS, SEGMENT, BATCH = 10, 8, 32
+Batch = tuple[Tensor, Tensor, Tensor]  # tokens (B, T), what follows or is asked for (B, T), where it counts (T,)
+
+
+class Answerer(nn.Module):
+    """Embedding, backbone, head: logits (B, T, SYMBOLS) for tokens (B, T) from a fresh state."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.embedding, self.backbone = nn.Embedding(SYMBOLS + 1, backbone.input_size), backbone
+        self.head = nn.Linear(backbone.output_size, SYMBOLS)
+
+    def forward(self, tokens: Tensor, reset: Tensor | None = None) -> Tensor:
+        output: Output = self.backbone(self.embedding(tokens), self.backbone.initial_state(len(tokens)), reset=reset)
+        return self.head(output.hidden)
+
+
+def copy(generator: torch.Generator, segments: int = 3) -> Batch:
+    """Eight symbols fill the first segment; each further one asks eight times, in order, for what they were."""
+    symbols = torch.randint(SYMBOLS, (BATCH, SEGMENT), generator=generator)
+    asked = torch.full((BATCH, (segments - 1) * SEGMENT), SYMBOLS)
+    return torch.cat([symbols, asked], 1), symbols.repeat(1, segments), torch.arange(segments * SEGMENT) >= SEGMENT
+
+
+def periodic(generator: torch.Generator, period: int = 12, length: int = 40) -> Batch:
+    """Twelve random symbols over and over: the next one stands eleven places back, further than a segment of eight reaches."""
+    stream = torch.randint(SYMBOLS, (BATCH, period), generator=generator).repeat(1, 4)
+    return stream[:, :length], stream[:, 1 : length + 1], torch.arange(length) >= period
+
+
+def accuracy(model: Answerer, batch: Batch, reset: Tensor | None = None) -> float:
+    tokens, targets, counts = batch
+    with torch.no_grad():
+        return (model(tokens, reset).argmax(-1) == targets)[:, counts].float().mean().item()
+
+
+def train(backbone: Backbone, task: Callable[[torch.Generator], Batch], steps: int, seed: int) -> tuple[Answerer, float]:
+    """The model and its accuracy on 32 fresh batches, trained until it answers all but 0.2% or for `steps` steps."""
+    model, generator = Answerer(backbone), torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    smooth = 0.0
+    for _ in range(steps):
+        tokens, targets, counts = task(generator)
+        logits = model(tokens)[:, counts]
+        loss = cross_entropy(logits.flatten(0, 1), targets[:, counts].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        smooth = 0.95 * smooth + 0.05 * (logits.argmax(-1) == targets[:, counts]).float().mean().item()
+        if smooth > 0.998:
+            break
+    return model, sum(accuracy(model, task(generator)) for _ in range(32)) / 32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_p_rmt_1_rmt_copies_across_three_segments_and_not_without_its_memory(seed: int) -> None:
+    torch.manual_seed(seed)
+    backbone = RecurrentMemoryTransformer(64, segment_length=SEGMENT, memory_tokens=8)
+    model, learned = train(backbone, copy, steps=1500, seed=seed)
+    assert learned >= 0.99
+    every_segment = (torch.arange(3 * SEGMENT) % SEGMENT == 0).expand(BATCH, -1)
+    generator = torch.Generator().manual_seed(seed + 100)
+    forgetful = sum(accuracy(model, copy(generator), every_segment) for _ in range(32)) / 32
+    assert forgetful <= 0.16  # chance is 0.10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "option", "enough", "short"),
+    [(TransformerXL, "memory_length", 16, 0), (Transformer, "context", 12, 4)],
+)
+def test_x10_a_cache_sees_the_last_period_and_a_shorter_one_does_not(kind: type[Backbone], option: str, enough: int, short: int) -> None:
+    segments = {"segment_length": SEGMENT} if kind is TransformerXL else {}
+    _, seen = train(kind(64, **segments, **{option: enough}), periodic, steps=600, seed=0)
+    _, unseen = train(kind(64, **segments, **{option: short}), periodic, steps=600, seed=0)
+    assert seen >= 0.95
+    assert unseen <= 0.2  # chance is 0.10

@@ -1,0 +1,93 @@
+"""MetaWorldTask keeps the contract of clbench.interfaces.Task."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from clbench.errors import UserError
+from clbench.interfaces import TaskInfo
+from clbench.task_streams.metaworld.goals import goals
+from clbench.task_streams.metaworld.task import MetaWorldTask
+
+
+def cued(name: str, index: int = 1, **options) -> MetaWorldTask:
+    return MetaWorldTask(name, TaskInfo(index, 3, "demonstrations", 42, 4), cue=True, **options)
+
+
+def test_cued_demonstrations_carry_the_one_hot():
+    experience = cued("reach", demonstrations=4).experience(0)
+    assert experience.num_episodes == 4
+    experience.meter.grant(50)
+    observations, actions = experience.steps(50)
+    assert (observations.shape, actions.shape) == ((50, 42), (50, 4))
+    assert np.array_equal(observations[:, 39:], [[0, 1, 0]] * 50)
+
+
+def test_hidden_identity_adds_nothing():
+    task = MetaWorldTask("reach", TaskInfo(None, 1, "demonstrations", 39, 4), cue=False, demonstrations=2, episodes=2)
+    experience = task.experience(0)
+    experience.meter.grant(5)
+    assert experience.steps(5)[0].shape == (5, 39)
+    assert task.evaluate(task.expert(), 0).score.shape == (2,)
+
+
+def test_shots_are_nested_and_come_from_goals_of_their_own():
+    task = cued("reach", demonstrations=5)
+
+    def episodes(**options):
+        return task.experience(7, **options)._episodes
+
+    one, five, twelve = (episodes(shots=shots) for shots in (1, 5, 12))
+    assert [len(e) for e in (one, five, twelve)] == [1, 5, 12]
+    for small, large in ((one, five), (five, twelve)):
+        assert all(np.array_equal(a[0], b[0]) for a, b in zip(small, large, strict=False))
+    # reach shows its goal in entries 36..38: the last three numbers of the position vector.
+    shown = {tuple(e[0][0, 36:39]) for e in twelve}
+    assert shown <= {tuple(g) for g in goals("reach", "few-shot")[:, -3:].astype(np.float32)}
+    assert {tuple(e[0][0, 36:39]) for e in episodes()} <= {tuple(g) for g in goals("reach", "train")[:, -3:].astype(np.float32)}
+
+
+def test_seeds_give_other_demonstrations_and_the_same_evaluation():
+    task = cued("reach", demonstrations=2, episodes=3)
+    first, second = (task.experience(seed)._episodes[0][0] for seed in (0, 1))
+    assert not np.array_equal(first[:10], second[:10])
+    returns = [task.evaluate(task.random(), seed).facts["return"] for seed in (0, 1)]
+    assert np.array_equal(*returns)
+
+
+def test_expert_and_random_bracket_the_scale():
+    task = cued("window-close", episodes=5)
+    assert task.scale == (0.0, 1.0)
+    assert task.evaluate(task.expert(), 0).score.tolist() == [1.0] * 5
+    assert task.evaluate(task.random(), 0).score.tolist() == [0.0] * 5
+
+
+@pytest.mark.parametrize(
+    ("info", "options", "message"),
+    [
+        (TaskInfo(0, 3, "demonstrations", 39, 4), {}, r"expected input and output sizes \(42, 4\).*got \(39, 4\)"),
+        (TaskInfo(None, 3, "demonstrations", 42, 4), {}, "needs the number of the task"),
+        (TaskInfo(0, 3, "demonstrations", 42, 4), {"episodes": 61}, r"episodes must be in 1..60, got 61"),
+        (TaskInfo(0, 3, "demonstrations", 42, 4), {"demonstrations": 0}, "demonstrations must be > 0, got 0"),
+    ],
+)
+def test_wrong_arguments_are_refused(info, options, message):
+    with pytest.raises(UserError, match=message):
+        MetaWorldTask("reach", info, cue=True, **options)
+
+
+def test_zero_shots_need_no_experience():
+    with pytest.raises(UserError, match="K = 0 needs no experience"):
+        cued("reach").experience(0, shots=0)
+
+
+def test_the_package_and_the_task_import_no_simulator():
+    code = (
+        "import sys, clbench.task_streams.metaworld, clbench.task_streams.metaworld.task; "
+        "sys.exit(any(name in sys.modules for name in ('mujoco', 'metaworld', 'torch', 'gymnasium')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
