@@ -145,3 +145,11 @@ def summary_line(group: str, point: EntryPoint) -> str:
     defined = [node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == point.attr]
     text = ast.get_docstring(tree) if alone else ast.get_docstring(defined[0]) if defined else None
     return (text or "").split("\n")[0]
+
+
+def comments(path: Path) -> dict[str, str]:
+    """What the file says behind `key: value` about each key of its first level."""
+    import re
+
+    pattern = re.compile(r"^([A-Za-z_][\w-]*):.*?\s#\s+(.*\S)\s*$")
+    return {match[1]: match[2] for line in path.read_text(encoding="utf-8").splitlines() if (match := pattern.match(line))}

@@ -51,10 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     out = Output(quiet="--quiet" in words)
     try:
-        return _dispatch(words)
+        with out.warnings_as_lines():
+            return _dispatch(words)
     except ClbenchError as error:
         if "--debug" in words:
-            raise
+            out.traceback()
         (out.warn if error.exit_code == 0 else out.error)(str(error))
         return error.exit_code
     except KeyboardInterrupt:
@@ -65,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except Exception as error:
         if "--debug" in words:
-            raise
-        out.error(f"{said(error)}. With --debug the traceback is shown")
+            out.traceback()
+        out.error(said(error) + ("" if "--debug" in words else ". --debug shows the traceback"))
         return 1
 
 

@@ -564,16 +564,21 @@ def agent_spec(agent: str | type | AgentSpec, options: Mapping[str, Any] | None 
     """The agent that a name, a path or a class stands for, with `options` by dotted path (`{"methods.ewc.strength": 5}`)."""
     if isinstance(agent, AgentSpec):
         return agent
-    if isinstance(agent, str):
-        choice = choose_agent(agent)
-    else:
-        _check_agent(agent, registry.kebab(agent.__name__))
-        kind = f"{agent.__module__}:{agent.__qualname__}"
-        choice = Choice(
-            agent, _node("agent", {"name": registry.kebab(agent.__name__), "kind": kind}, agent, registry.kebab(agent.__name__)), kind
-        )
-    tree = compose_tree({"agent": choice}, _as_words("agent", options), default_budget())
-    return build_agent(choice, tree["agent"], checked_device(device))
+    return agent_from_words(agent, [*_as_words("agent", options), f"device={device}"])
+
+
+def agent_from_words(agent: str | type, words: Sequence[str]) -> AgentSpec:
+    """The agent that a name, a path or a class stands for, under overrides as they are typed."""
+    typed = split(words)
+    choice = choose_agent(agent) if isinstance(agent, str) else _choose_class(agent)
+    tree = compose_tree({"agent": choice}, typed.others, default_budget())
+    return build_agent(choice, tree["agent"], checked_device(typed.literal.get("device", tree["device"])))
+
+
+def _choose_class(agent: type) -> Choice:
+    where = f"{agent.__module__}:{agent.__qualname__}"
+    _check_agent(agent, where)
+    return Choice(agent, _node("agent", {"name": registry.kebab(agent.__name__), "kind": where}, agent, where), where)
 
 
 def stream_named(stream: str | TaskStream, budget: str | None = None, options: Mapping[str, Any] | None = None) -> TaskStream:

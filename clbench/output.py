@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -53,6 +55,22 @@ class Output:
         """The line on stderr that says why the command ends."""
         prefix, reset = ("\x1b[31mclbench:\x1b[0m", "") if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else ("clbench:", "")
         sys.stderr.write(f"{prefix} {_one_line(message)}{reset}\n")
+
+    def traceback(self) -> None:
+        """The traceback of the exception that is being handled."""
+        import traceback
+
+        sys.stderr.write(traceback.format_exc())
+
+    @contextmanager
+    def warnings_as_lines(self) -> Iterator[None]:
+        """Python's warnings as one line each, without a path into the sources."""
+        before = warnings.showwarning
+        warnings.showwarning = lambda message, *_args, **_more: self.warn(str(message))
+        try:
+            yield
+        finally:
+            warnings.showwarning = before
 
     def json(self, value: Any) -> None:
         """A value for another program."""
@@ -126,9 +144,11 @@ def _numeric(cells: Iterable[str]) -> bool:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds for a reader: `9 s`, `3 min 20 s`, `2 h 05 min`."""
+    """Seconds for a reader: `0.4 s`, `9 s`, `3 min 20 s`, `2 h 05 min`."""
     if seconds is None:
         return "-"
+    if 0 < seconds < 0.95:
+        return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

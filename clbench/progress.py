@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PLAIN_SECONDS, LIVE_SECONDS = 1.0, 0.25
-LIVE_ROWS = 24
+LIVE_ROWS, MOST_SCORES = 24, 8
 ENDS = {"run_end": "done", "interrupted": "interrupted", "error": "failed"}
 
 Record = Mapping[str, Any]
@@ -188,8 +188,11 @@ class RunProgress:
         return f"{self.phase + 1}/{len(self.spec['phases'])} {name}"
 
     def score_text(self) -> str:
-        """The last score of every task."""
-        return " ".join(f"{self.scores[column]:.2f}" for column in sorted(self.scores))
+        """The last score of every task; of more than a few their mean."""
+        known = [self.scores[column] for column in sorted(self.scores)]
+        if len(known) > MOST_SCORES:
+            return f"mean {math.fsum(known) / len(known):.2f} of {len(known)} tasks"
+        return " ".join(f"{score:.2f}" for score in known)
 
     def line(self) -> str:
         """An evaluation in one plain line."""
@@ -267,8 +270,8 @@ class View:
         from rich.table import Table
 
         table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-        for name in ("run", "phase", "", "scores", "time", "left"):
-            table.add_column(name, no_wrap=True, overflow="ellipsis", justify="right" if name in ("time", "left") else "left")
+        for name, width in (("run", 0), ("phase", 16), ("", 20), ("scores", 14), ("time", 9), ("left", 9)):
+            table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=width, justify="right" if width == 9 else "left")
         with self._lock:
             runs = list(self._runs.values())
         for run in _worth_showing(runs):

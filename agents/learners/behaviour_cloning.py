@@ -39,8 +39,6 @@ class BehaviourCloning(Learner):
     `mean_squared_error`: the loss is the squared error, as if every standard deviation were fixed; none is learned.
     """
 
-    networks: GaussianPolicy
-
     def __init__(
         self,
         task: TaskInfo,
@@ -72,7 +70,7 @@ class BehaviourCloning(Learner):
             head = StandardDeviation(task.output_size, state_dependent_std, not mean_squared_error, min_log_std, max_log_std)
             networks = GaussianPolicy(build_backbone(task.input_size), head, input_scale)
         self.install(networks)
-        self._draw = self._windows if self.networks.initial_state(1) else self._steps
+        self._draw = self._windows if self.networks.initial_state(1) else self._steps  # type: ignore[operator]
 
     def draw(self, experience: Demonstrations) -> Batch | None:
         return self._draw(experience)

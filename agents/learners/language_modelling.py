@@ -38,8 +38,6 @@ class LanguageModelling(Learner):
     predicted then moves the memory on and makes no step of the optimiser.
     """
 
-    networks: TokenModel
-
     def __init__(
         self,
         task: TaskInfo,

@@ -94,4 +94,5 @@ def project(gradients: list[Tensor], reference: tuple[Tensor, ...] | list[Tensor
     along = sum(torch.dot(g.flatten(), r.flatten()) for g, r in zip(gradients, reference, strict=True))
     length = sum(r.square().sum() for r in reference)
     factor = (along / length.clamp(min=torch.finfo(length.dtype).tiny)).clamp(max=0.0)  # type: ignore[union-attr]
-    torch._foreach_sub_(gradients, torch._foreach_mul(reference, factor))
+    for gradient, against in zip(gradients, reference, strict=True):
+        gradient.sub_(factor * against)

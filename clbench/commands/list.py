@@ -1,8 +1,8 @@
 """Names, one line each, with the distribution that provides them.
 
-  clbench list                 everything
-  clbench list agents
-  clbench list runs [DIR]      what was run, and how far it got
+clbench list                 everything
+clbench list agents
+clbench list runs [DIR]      what was run, and how far it got
 """
 
 from __future__ import annotations

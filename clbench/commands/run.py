@@ -206,11 +206,13 @@ def _summarise(item: Planned, out: Output, how: str) -> None:
     request = item.resolved.request
     summary = read_json(item.folder / "summary.json")
     metrics = summary["metrics"]
-    seconds = sum(metrics.get(name) or 0.0 for name in ("train_seconds", "evaluate_seconds"))
+    learning, evaluating = (duration(metrics.get(name)) for name in ("train_seconds", "evaluate_seconds"))
+    if out.terminal:
+        out.say()
     out.say(f"{request.agent.name} on {request.stream.identity}, budget {request.stream.budget}, seed {request.seed}: {how}")
     for line in _headline_lines(metrics, request.stream.family):
         out.say(line)
-    out.say(f"  {duration(seconds)} of learning and evaluating")
+    out.say(f"  {learning} learning, {evaluating} evaluating")
     out.say(f"  {item.folder}: summary.json, evals.csv, events.jsonl, config.yaml")
 
 

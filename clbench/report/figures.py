@@ -343,7 +343,16 @@ def few_shot(table: Table) -> Figure | None:
         curve = curves.few_shot(row)
         assert curve is not None
         axis.fill_between(curve.x, curve.low, curve.high, color=look.colour, alpha=0.16, linewidth=0, zorder=2)
-        axis.plot(curve.x, curve.value, color=look.colour, marker=look.marker, markeredgecolor="white", markeredgewidth=0.4, zorder=3)
+        axis.plot(
+            curve.x,
+            curve.value,
+            color=look.colour,
+            marker=look.marker,
+            linestyle=DASHED if row.upper_bound else "-",
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+            zorder=3,
+        )
     axis.set_xticks(np.log2(1 + np.array(shots)), [str(k) for k in shots])
     axis.set_xlabel(f"{table.spec['few_shot'].get('shot_unit', 'shots')} per held-out task")
     axis.set_ylabel("score")

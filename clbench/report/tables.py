@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -145,10 +145,14 @@ class Table:
         return tuple(row for row in self.rows if not row.upper_bound)
 
 
-def comparison_tables(runs: Iterable[LoadedRun], references: Path | None = None) -> list[Table]:
+Group = Callable[[LoadedRun], str]
+
+
+def comparison_tables(runs: Iterable[LoadedRun], references: Path | None = None, group: Group = lambda run: "") -> list[Table]:
     """One table per stream, version, budget and stream hash, from the finished runs; sorted by these.
 
-    `references`: a folder that has, or whose parent has, `references/`. A run found twice counts once.
+    `references`: a folder that has, or whose parent has, `references/`. Runs of one agent whose `group` differs make different rows; within
+    a group a run found twice counts once.
     """
     streams: dict[tuple[str, str, str], list[LoadedRun]] = defaultdict(list)
     joint: dict[str, list[LoadedRun]] = defaultdict(list)
@@ -157,10 +161,10 @@ def comparison_tables(runs: Iterable[LoadedRun], references: Path | None = None)
             joint[_family_key(run)].append(run)
         elif run.role != "single":
             streams[run.stream, run.budget, run.manifest["stream"]["hash"]].append(run)
-    alone = {_family_key(run) for group in streams.values() for run in group}
-    groups = [(group, joint[_family_key(group[0])]) for _, group in sorted(streams.items())]
-    groups += [([], group) for key, group in sorted(joint.items()) if key not in alone]
-    tables = [table for table in (_table(own, bounds, references) for own, bounds in groups) if table.rows]
+    alone = {_family_key(run) for own in streams.values() for run in own}
+    groups = [(own, joint[_family_key(own[0])]) for _, own in sorted(streams.items())]
+    groups += [([], bounds) for key, bounds in sorted(joint.items()) if key not in alone]
+    tables = [table for table in (_table(own, bounds, references, group) for own, bounds in groups) if table.rows]
     agents = tuple(sorted({row.label for table in tables for row in table.ranked}))
     return [replace(table, agents=agents) for table in tables]
 
@@ -170,18 +174,18 @@ def _family_key(run: LoadedRun) -> str:
     return digest([run.family, run.budget, run.spec["tasks"], run.spec["window"]])
 
 
-def _table(own: Sequence[LoadedRun], bounds: Sequence[LoadedRun], references: Path | None) -> Table:
+def _table(own: Sequence[LoadedRun], bounds: Sequence[LoadedRun], references: Path | None, group: Group) -> Table:
     remarks: list[str] = []
     found = [*own, *bounds]
     finished, unfinished = [r for r in found if r.finished], sum(not r.finished for r in found)
     if unfinished:
         remarks.append(f"{counted(unfinished, 'unfinished run')} left out.")
-    kept = _without_copies(finished)
+    kept = _without_copies(finished, group)
     if len(kept) < len(finished):
         remarks.append(f"{counted(len(finished) - len(kept), 'copy of a run', 'copies of runs')} counted once.")
     first = (own or bounds)[0]
     reference = derived.find_reference(first.manifest, references)
-    rows = [_row(group, label, reference, remarks) for label, group in _by_agent(kept)]
+    rows = [_row(members, label, reference, remarks) for label, members in _by_agent(kept, group)]
     rows = _marked(_ranked(sorted(rows, key=_order)))
     summaries = [summary for row in rows for summary in row.summaries]
     note = None
@@ -201,27 +205,27 @@ def _table(own: Sequence[LoadedRun], bounds: Sequence[LoadedRun], references: Pa
     )
 
 
-def _without_copies(runs: Iterable[LoadedRun]) -> list[LoadedRun]:
+def _without_copies(runs: Iterable[LoadedRun], group: Group) -> list[LoadedRun]:
     """The runs without those that are another one again, event by event: a submission beside the runs it was packed from."""
     seen: set[str] = set()
     kept = []
     for run in runs:
-        identity = digest([run.run_key, determined(run.events)])
+        identity = digest([group(run), run.run_key, determined(run.events)])
         if identity not in seen:
             seen.add(identity)
             kept.append(run)
     return kept
 
 
-def _by_agent(runs: Iterable[LoadedRun]) -> list[tuple[str, list[LoadedRun]]]:
-    """Runs by agent, configuration and role; a name with several configurations gets the beginning of its hash."""
-    groups: dict[tuple[bool, str, str], list[LoadedRun]] = defaultdict(list)
+def _by_agent(runs: Iterable[LoadedRun], group: Group) -> list[tuple[str, list[LoadedRun]]]:
+    """Runs by role, group, agent and configuration; a name with several configurations gets the beginning of its hash."""
+    members: dict[tuple[bool, str, str, str], list[LoadedRun]] = defaultdict(list)
     for run in runs:
-        groups[run.role == "joint", run.agent, digest(run.manifest["agent"].get("config"))].append(run)
-    names = Counter((bound, agent) for bound, agent, _ in groups)
+        members[run.role == "joint", group(run), run.agent, digest(run.manifest["agent"].get("config"))].append(run)
+    variants = Counter(key[:3] for key in members)
     return [
-        (agent if names[bound, agent] == 1 else f"{agent} #{config[:6]}", sorted(group, key=lambda run: (run.seed, run.origin)))
-        for (bound, agent, config), group in sorted(groups.items())
+        (key[2] if variants[key[:3]] == 1 else f"{key[2]} #{key[3][:6]}", sorted(found, key=lambda run: (run.seed, run.origin)))
+        for key, found in sorted(members.items())
     ]
 
 
@@ -294,20 +298,19 @@ def _p_value(one: Row, other: Row) -> float:
 
 def _marked(rows: Sequence[Row]) -> list[Row]:
     """The rows with `best` set: the best value of a column and those whose intervals reach into its interval; never upper bounds."""
-    winners = {name: _best(name, rows) for name in (*HEADLINE, *COSTS)}
-    return [
-        replace(row, entries={name: replace(e, best=not row.upper_bound and row.label in winners[name]) for name, e in row.entries.items()})
-        for row in rows
-    ]
+    competing = [row for row in rows if not row.upper_bound]
+    best = {name: _best(name, [row.entries[name] for row in competing]) for name in (*HEADLINE, *COSTS)}
+    return [replace(row, entries={name: replace(e, best=id(e) in best[name]) for name, e in row.entries.items()}) for row in rows]
 
 
-def _best(name: str, rows: Sequence[Row]) -> set[str]:
+def _best(name: str, entries: Sequence[Entry]) -> set[int]:
+    """The identities of the best entries; none where nothing is better or worse."""
     sign = metric(name).sign
-    known = {row.label: row.entries[name] for row in rows if not row.upper_bound and not math.isnan(row.entries[name].value)}
-    if not sign or len({entry.value for entry in known.values()}) < 2:
+    known = [entry for entry in entries if not math.isnan(entry.value)]
+    if not sign or len({entry.value for entry in known}) < 2:
         return set()
-    top = max(known.values(), key=lambda entry: sign * entry.value)
-    return {label for label, entry in known.items() if entry.value == top.value or _overlap(entry.interval, top.interval)}
+    top = max(known, key=lambda entry: sign * entry.value)
+    return {id(entry) for entry in known if entry.value == top.value or _overlap(entry.interval, top.interval)}
 
 
 def _overlap(one: Interval, other: Interval) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .generation import Draft, Draws, Float, Integer
+from .generation import Bool, Draft, Draws, Float, Integer
 from .vocabulary import DIGITS, PAD, QUERY, SYMBOLS, WORDS
 
 Order = Callable[[Integer, Integer], Integer]  # positions (1, A), lengths (n, 1) -> source positions (n, A)
@@ -178,7 +178,7 @@ class FrequencySort:
         appearance[count == 0] = self.length
         appearance += np.where(count > 0, 0, np.arange(n))
         ranked = np.argsort(-count * (self.length + n + 1) + appearance, axis=1)
-        valid = np.ones(rows, dtype=bool) if n > 8 else (np.diff(np.sort(count, axis=1), axis=1) > 0).all(axis=1)
+        valid = np.full(rows, n > 8) | (np.diff(np.sort(count, axis=1), axis=1) > 0).all(axis=1)
         answer = SYMBOLS.start + ranked[:, : self.listed]
         size = np.ones(rows, dtype=np.int64)
         return Draft(prompt, size * self.length, answer, size * self.listed, np.ones(answer.shape, dtype=bool), valid)
@@ -335,7 +335,7 @@ def counts(tokens: Integer) -> Integer:
     return found
 
 
-def from_bag(bag: Integer | Float, answer: Integer, *, once: bool = False) -> Float:
+def from_bag(bag: Integer | Float | Bool, answer: Integer, *, once: bool = False) -> Float:
     """The chance (R, A) of naming each answer by taking the commonest token of `bag` (R, V), of which every answer given uses up one.
 
     `once`: an answer given uses up all of its kind.

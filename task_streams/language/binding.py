@@ -11,7 +11,7 @@ values are one token, because the rest of a longer value follows from its first 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -101,7 +101,7 @@ class LastWrite:
         asked = np.argsort(order, axis=1, kind="stable")[:, : self.queries]
         last = written.shape[1] - 1 - (written[:, None, ::-1] == asked[:, :, None]).argmax(axis=2)  # (R, queries)
         draft = asking(prompt, np.take_along_axis(name, asked, axis=1), np.take_along_axis(value, last, axis=1))
-        return draft._replace(valid=rewritten.sum(axis=1) >= self.queries)
+        return replace(draft, valid=rewritten.sum(axis=1) >= self.queries)
 
     def shortcuts(self, draft: Draft) -> Mapping[str, Float]:
         """`any write` of the key asked, its `first write`, or the `commonest` value."""

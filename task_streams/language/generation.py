@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +76,8 @@ class Draws:
         return np.argsort(self.words(purpose, size), axis=1, kind="stable")
 
 
-class Draft(NamedTuple):
+@dataclass(frozen=True)
+class Draft:
     """R examples of one task before they are put into text; rows are filled up with PAD.
 
     `scored` marks the tokens of the answer that have to be predicted; the others (the queries of recall) are given.
@@ -89,8 +91,22 @@ class Draft(NamedTuple):
     scored: Bool  # (R, A)
     valid: Bool  # (R,)
 
-    def __getitem__(self, rows: Any) -> Draft:  # type: ignore[override]  # rows of all fields, not a field
-        return Draft(*(part[rows] for part in tuple(self)))
+    def rows(self, rows: Integer) -> Draft:
+        """The examples `rows`, in that order."""
+        prompt, answer = self.prompt[rows], self.answer[rows]
+        return Draft(prompt, self.prompt_length[rows], answer, self.answer_length[rows], self.scored[rows], self.valid[rows])
+
+    @staticmethod
+    def joined(parts: Sequence[Draft]) -> Draft:
+        """The examples of `parts` one after another."""
+        return Draft(
+            np.concatenate([part.prompt for part in parts]),
+            np.concatenate([part.prompt_length for part in parts]),
+            np.concatenate([part.answer for part in parts]),
+            np.concatenate([part.answer_length for part in parts]),
+            np.concatenate([part.scored for part in parts]),
+            np.concatenate([part.valid for part in parts]),
+        )
 
 
 class Generator(Protocol):
@@ -136,12 +152,15 @@ def _weights(part: str, size: int) -> Words:
 def drafts(generator: Generator, split: str, seed: int, index: Integer) -> Draft:
     """The examples `index` (n,) of `split` under `seed`; each is the first attempt that is valid and lies in the split."""
     index = np.asarray(index, dtype=np.int64)
+    if len(index) == 0:
+        return drafts(generator, split, seed, np.zeros(1, dtype=np.int64)).rows(index)
     first, past = BUCKETS[split]
     stream = key("examples", generator.name, split, seed)
     width = generator.prompt_size + generator.answer_size
     attempt = np.zeros(len(index), dtype=np.int64)
     waiting = np.arange(len(index))
-    result: Draft | None = None
+    parts: list[Draft] = []
+    order: list[Integer] = []
     while len(waiting):
         rows = waiting[: max(1, _WORDS_AT_ONCE // width)]
         wanted = max(128, len(rows) * 10 // (past - first))  # small batches are bound by the number of numpy calls
@@ -152,34 +171,26 @@ def drafts(generator: Generator, split: str, seed: int, index: Integer) -> Draft
         good = (drawn.valid & (first <= place) & (place < past)).reshape(len(rows), tries)
         chosen = np.argmax(good, axis=1)  # the first good attempt, whatever the number of tries
         found = good[np.arange(len(rows)), chosen]
-        taken = drawn[np.flatnonzero(found) * tries + chosen[found]]
-        if result is None:
-            result = Draft(*(np.zeros((len(index), *part.shape[1:]), dtype=part.dtype) for part in tuple(taken)))
-        for whole, part in zip(tuple(result), tuple(taken), strict=True):
-            whole[rows[found]] = part
+        parts.append(drawn.rows(np.flatnonzero(found) * tries + chosen[found]))
+        order.append(rows[found])
         attempt[rows] += tries
         waiting = np.concatenate([rows[~found], waiting[len(rows) :]])
-    return generator.draw(Draws(stream, index, attempt)) if result is None else result
+    return Draft.joined(parts).rows(np.argsort(np.concatenate(order)))
 
 
-@dataclass(frozen=True)
 class Examples:
     """The `TextSource` of one task, split and seed. `cue` is the op-code that names the task, None where it stays unsaid."""
 
-    generator: Generator
-    split: str
-    seed: int
-    cue: int | None
     pad: int = PAD
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest example."""
-        return self.generator.longest_pair + 3 + (self.cue is not None)
+    def __init__(self, generator: Generator, split: str, seed: int, cue: int | None) -> None:
+        self._generator, self._split, self._seed = generator, split, seed
+        self._head = [BOS] if cue is None else [BOS, cue]
+        self.longest = len(self._head) + generator.longest_pair + 2  # tokens of the longest example
 
     def drafts(self, index: Integer) -> Draft:
         """The examples `index` (n,) before they are put into text."""
-        return drafts(self.generator, self.split, self.seed, index)
+        return drafts(self._generator, self._split, self._seed, index)
 
     def examples(self, index: Integer) -> tuple[Integer, Bool, Integer]:
         """Tokens (n, longest), loss mask (n, longest) and lengths (n,) of the examples `index` (n,)."""
@@ -187,7 +198,7 @@ class Examples:
 
     def text(self, draft: Draft) -> tuple[Integer, Bool, Integer]:
         """`<bos> [cue] prompt <ans> answer <eos>`: tokens (n, longest), loss mask (n, longest), lengths (n,)."""
-        n, head = len(draft.prompt), [BOS] if self.cue is None else [BOS, self.cue]
+        n, head = len(draft.prompt), self._head
         begin = len(head) + draft.prompt_length  # (n,), where <ans> stands
         width = max(self.longest, len(head) + draft.prompt.shape[1] + draft.answer.shape[1] + 2)
         tokens = np.full((n, width), PAD, dtype=np.int64)

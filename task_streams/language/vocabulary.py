@@ -64,5 +64,5 @@ class Vocabulary:
 @functools.cache
 def vocabulary() -> Vocabulary:
     """The 512 tokens, read from the file on first use."""
-    text = resources.files(__package__).joinpath("vocabulary.txt").read_text(encoding="utf-8")
+    text = resources.files("clbench.task_streams.language").joinpath("vocabulary.txt").read_text(encoding="utf-8")
     return Vocabulary(tuple(text.splitlines()))

@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,12 @@ def test_any_example_can_be_made_alone(name: str, split: str) -> None:
             assert (whole[place] == part[0]).all()
 
 
+def test_no_examples_are_an_empty_batch() -> None:
+    examples = source("smoke", "recall")
+    tokens, mask, lengths = examples.examples(np.arange(0))
+    assert tokens.shape == mask.shape == (0, examples.longest) and lengths.shape == (0,)
+
+
 def test_examples_are_the_same_in_another_process() -> None:
     code = (
         "import numpy as np; from clbench.task_streams.language.algorithmic import generators;"
@@ -179,11 +186,11 @@ def test_splits_are_disjoint_by_the_hash_of_the_input(name: str) -> None:
 
 def test_hash_sees_the_input_only_and_ignores_padding() -> None:
     draft = drafts(generators("smoke")["recall"], "train", 0, np.arange(50))
-    other_values = draft._replace(answer=np.where(draft.scored, draft.answer + 1, draft.answer))
+    other_values = replace(draft, answer=np.where(draft.scored, draft.answer + 1, draft.answer))
     assert (bucket(other_values) == bucket(draft)).all()
-    wider = draft._replace(prompt=np.pad(draft.prompt, ((0, 0), (0, 3))))
+    wider = replace(draft, prompt=np.pad(draft.prompt, ((0, 0), (0, 3))))
     assert (bucket(wider) == bucket(draft)).all()
-    other_query = draft._replace(answer=np.where(draft.scored, draft.answer, draft.answer[:, [2, 3, 0, 1, *range(4, 12)]]))
+    other_query = replace(draft, answer=np.where(draft.scored, draft.answer, draft.answer[:, [2, 3, 0, 1, *range(4, 12)]]))
     assert (bucket(other_query) != bucket(draft)).any()
 
 

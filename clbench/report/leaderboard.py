@@ -1,0 +1,202 @@
+"""`leaderboard.md` and `results/leaderboard.csv`, generated from the committed submissions and reference sets; nothing is typed by hand.
+
+One table per stream, version and budget; a row is a submission. Rows of fewer than 5 runs are named below the table and not listed.
+Nothing in a submission is executed; its strings are escaped.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ..errors import UserError, ValidationError
+from ..files import make_folder, write_whole
+from ..loading import LoadedRun, find_runs
+from ..statistics import RUNS_FOR_INTERVAL
+from ..store import read_json
+from .formats import MISSING, UPPER_BOUND, amount, arrow, data, interval_text, rank_text, statements, text
+from .tables import Row, Table, comparison_tables, counted, metric
+
+BEGIN, END = "<!-- clbench:begin -->", "<!-- clbench:end -->"
+TITLE = "# Leaderboard\n\n"
+PACKAGES = ("metaworld", "mujoco", "torch")
+
+
+def generate(results: Path, leaderboard: Path, *, check: bool = False) -> list[Path]:
+    """Write `leaderboard` (between its markers) and `<results>/leaderboard.csv`; returns the files that changed.
+
+    With `check` nothing is written: files that differ from what would be written are an error that lists them.
+    """
+    tables, submissions = _tables(results)
+    before = leaderboard.read_text(encoding="utf-8") if leaderboard.is_file() else f"{TITLE}{BEGIN}\n{END}\n"
+    wanted = {
+        leaderboard: _between_markers(before, markdown(tables, submissions, results, leaderboard), leaderboard),
+        results / "leaderboard.csv": spreadsheet(tables, submissions),
+    }
+    differing = [path for path, content in wanted.items() if not path.is_file() or path.read_bytes() != content.encode()]
+    if check:
+        if differing:
+            lines = "; ".join(f"{path.name}: {_difference(path, wanted[path])}" for path in differing)
+            raise ValidationError(f"{lines}. Rebuild with: clbench leaderboard")
+        return []
+    for path in differing:
+        make_folder(path.parent)
+        write_whole(path, wanted[path])
+    return differing
+
+
+def _tables(results: Path) -> tuple[list[Table], dict[str, Mapping[str, Any]]]:
+    """The tables, one row per submission, and every `submission.json` by its folder below `submissions/`."""
+    folder = results / "submissions"
+    runs = find_runs(folder) if folder.is_dir() else []
+    submissions = {name: read_json(folder / name / "submission.json") for name in sorted({submission_of(run) for run in runs})}
+    return comparison_tables(runs, results, submission_of), submissions
+
+
+def submission_of(run: LoadedRun) -> str:
+    """The folder of a packed run's submission, below the folder that was searched."""
+    return run.origin.rpartition("/runs/")[0]
+
+
+def _between_markers(before: str, generated: str, path: Path) -> str:
+    head, begin, rest = before.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"'{path}': expected the lines {BEGIN} and {END}, between which the tables go; put them back")
+    return f"{head}{BEGIN}\n{generated}{END}{tail}"
+
+
+def _difference(path: Path, wanted: str) -> str:
+    if not path.is_file():
+        return "expected a file, found none"
+    found = path.read_bytes().decode(errors="replace").split("\n")
+    lines = wanted.split("\n")
+    number = next((n for n, (a, b) in enumerate(zip(lines, found, strict=False)) if a != b), min(len(lines), len(found)))
+    return f"line {number + 1}: expected {_line(lines, number)!r}, found {_line(found, number)!r}"
+
+
+def _line(lines: Sequence[str], number: int) -> str:
+    return lines[number][:60] if number < len(lines) else "nothing"
+
+
+# -- markdown ------------------------------------------------------------------------------------------------------------
+
+
+def markdown(tables: Sequence[Table], submissions: Mapping[str, Mapping[str, Any]], results: Path, leaderboard: Path) -> str:
+    """What stands between the markers."""
+    if not tables:
+        return "\nNo submissions yet: `clbench submit` packs finished runs, and `clbench leaderboard` rebuilds this page.\n\n"
+    base = Path(os.path.relpath(results / "submissions", leaderboard.parent)).as_posix()
+    return "\n" + "\n".join(_section(table, submissions, base) for table in tables)
+
+
+def _section(table: Table, submissions: Mapping[str, Mapping[str, Any]], base: str) -> str:
+    listed = [row for row in table.rows if len(row.runs) >= RUNS_FOR_INTERVAL]
+    columns = _columns(table, submissions, base)
+    lines = [f"## {table.stream}, budget {table.budget}", "", *(f"- {escape(line)}" for line in statements(table)), ""]
+    if listed:
+        lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+        lines += ["| " + " | ".join(cell(row) for cell in columns.values()) + " |" for row in listed]
+        lines.append("")
+    few = [f"{escape(row.label)} ({counted(len(row.runs), 'run')})" for row in table.rows if row not in listed]
+    if few:
+        lines += [f"Not listed, fewer than {RUNS_FOR_INTERVAL} runs: {', '.join(few)}.", ""]
+    return "\n".join([*lines, ""])
+
+
+Cell = Callable[[Row], str]
+
+
+def _columns(table: Table, submissions: Mapping[str, Mapping[str, Any]], base: str) -> dict[str, Cell]:
+    """Heading -> how its cell is written."""
+
+    def stated(row: Row, key: str) -> str:
+        return escape(str(submissions[submission_of(row.runs[0])].get(key, MISSING)))
+
+    def number(name: str) -> Cell:
+        return lambda row: _bold(text(row.entries[name]), row.entries[name].best)
+
+    def transfer(row: Row) -> str:
+        raw = row.entries["forward_transfer_raw"]
+        return f"{number('forward_transfer')(row)}<br>raw {text(raw)}" if text(raw) != MISSING else MISSING
+
+    scores = {
+        f"{metric(name).label} {arrow(name)}": number(name)
+        for name in ("forgetting", "few_shot_area", "few_shot_gain", "few_shot_gain_over_scratch", "learning_auc")
+        if name in table.columns
+    }
+    return {
+        "Rank": lambda row: UPPER_BOUND if row.upper_bound else rank_text(row),
+        "Agent": lambda row: escape(row.label),
+        "Team": lambda row: stated(row, "team"),
+        "Tier": lambda row: stated(row, "tier"),
+        "Date": lambda row: stated(row, "date"),
+        "Runs": lambda row: str(len(row.runs)),
+        f"Performance {arrow('performance')}": number("performance"),
+        "IQM ↑": lambda row: interval_text(row.iqm),
+        f"Forward transfer {arrow('forward_transfer')}": transfer,
+        **scores,
+        "Hours per run (hardware)": lambda row: f"{text(row.entries['hours'])} ({escape(row.hardware) or MISSING})",
+        "Parameters": lambda row: text(row.entries["parameters"]),
+        "Retained": lambda row: amount(row.entries["retained_bytes"].value, "bytes"),
+        "Versions": lambda row: escape(versions(row)) or MISSING,
+        "Files": lambda row: f"[files]({base}/{quote(submission_of(row.runs[0]), safe='/@-._')})",
+    }
+
+
+def _bold(written: str, best: bool) -> str:
+    value, gap, rest = written.partition(" ")
+    return f"**{value}**{gap}{rest}" if best else written
+
+
+def versions(row: Row) -> str:
+    """The versions of clbench and of what moves scores, as far as they are known."""
+    clbench = ", ".join(sorted({str((run.manifest.get("clbench") or {}).get("version", "")) for run in row.runs} - {""}))
+    found = {"clbench": clbench, **{name: row.package(name) for name in PACKAGES}}
+    return ", ".join(f"{name} {version}" for name, version in found.items() if version)
+
+
+_ACTIVE = {c: f"\\{c}" for c in "\\`*_[]|#~!"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "&#64;"}
+
+
+def escape(value: str) -> str:
+    """Text in which no character means anything to Markdown or HTML; control and direction characters become `?`."""
+    return "".join(_ACTIVE.get(c, c if c.isprintable() else "?") for c in value)
+
+
+# -- spreadsheet ---------------------------------------------------------------------------------------------------------
+
+
+def spreadsheet(tables: Sequence[Table], submissions: Mapping[str, Mapping[str, Any]]) -> str:
+    """Every row of every table at full precision, those of few runs too; a missing value is an empty cell."""
+    records = []
+    for table in tables:
+        for row, record in zip(table.rows, data(table), strict=True):
+            folder = submission_of(row.runs[0])
+            stated = {key: submissions[folder].get(key) for key in ("team", "tier", "date")}
+            records.append({**record, **stated, "versions": versions(row) or None, "files": folder})
+    return as_csv(records)
+
+
+def as_csv(records: Sequence[Mapping[str, Any]]) -> str:
+    """Records as text: floats as Python writes them, missing empty, text that a spreadsheet would compute with a leading `'`."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    names = list(records[0]) if records else []
+    writer.writerow(names)
+    writer.writerows([_plain(record.get(name)) for name in names] for record in records)
+    return buffer.getvalue()
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return repr(value)
+    written = "".join(c if c.isprintable() else "?" for c in str(value))
+    return f"'{written}" if isinstance(value, str) and written[:1] in ("=", "+", "-", "@") else written

@@ -1,0 +1,70 @@
+"""The algorithmic stream as phases: one algorithm after another, cued by an op-code, scored above its best shortcut. Source: spec 3.2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from clbench.errors import UserError
+from clbench.stream import FewShot, TaskStream, variant
+
+from .algorithmic import EXAMPLES, HELD_OUT, STREAM, TEST_EXAMPLES
+from .algorithmic import tasks as make_tasks
+from .vocabulary import vocabulary
+
+
+def algorithmic_stream(
+    *,
+    name: str,
+    version: int,
+    budget: str,
+    tasks: Sequence[str] | None = None,
+    held_out: Sequence[str] | None = None,
+    identity: str = "cued",
+    boundaries: bool = True,
+    joint: bool = False,
+    only: int | None = None,
+    units: Mapping[str, int] | None = None,
+    points: int = 5,
+    window: int = 1,
+    shots: Sequence[int] = (0, 1, 2, 5, 10),
+    draws: int = 3,
+    adaptation_units: int = 960,
+) -> TaskStream:
+    """Phases over `tasks` at the sizes of `budget`, every training example seen once.
+
+    `units`: training examples by task; without it the table of the stream. identity "cued": an op-code in the text; "blind": nothing tells
+    tasks apart; "oracle-id": the op-code and `TaskInfo.index`. `held_out` tasks are adapted to from `shots` examples, `draws` times, with
+    `adaptation_units` examples drawn from them, by the untrained agent and after the last phase.
+    """
+    if budget not in STREAM:
+        raise UserError(f"stream '{name}': budget must be one of {', '.join(STREAM)}, got '{budget}'")
+    names = list(STREAM[budget] if tasks is None else tasks)
+    others = list(HELD_OUT[budget] if held_out is None else held_out)
+    made = make_tasks(budget, [*names, *others], identity=identity)
+    columns, adapted = tuple(made[: len(names)]), tuple(made[len(names) :])
+    table = {**EXAMPLES[budget], **(units or {})}
+    if missing := [task for task in names if task not in table]:
+        raise UserError(f"stream '{name}': no number of training examples for '{missing[0]}'; add it to units")
+    if only is not None and not 0 <= only < len(names):
+        raise UserError(f"stream '{name}': only must name a task 0..{len(names) - 1}, got {only}")
+    base = name if identity == "cued" else f"{name}-{identity}"
+    full_name, role, phases = variant(base, len(names), [table[task] for task in names], points, joint=joint, only=only)
+    few = None
+    if adapted and (role != "single" or only == 0):  # every single run of one seed would measure the same untrained agent
+        after = (-1,) if role == "single" else (-1, len(phases) - 1)
+        few = FewShot(adapted, tuple(shots), draws, adaptation_units, after, shot_unit="examples")
+    return TaskStream(
+        name=full_name,
+        version=version,
+        budget=budget,
+        tasks=columns,
+        phases=phases,
+        few_shot=few,
+        boundaries=boundaries,
+        window=window,
+        family=base,
+        role=role,
+        kind="algorithmic",
+        options={"identity": identity, "vocabulary": vocabulary().hash, "test_examples": TEST_EXAMPLES[budget]},
+        description=f"{len(names)} algorithmic language tasks",
+    )

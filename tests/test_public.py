@@ -1,0 +1,35 @@
+"""The public surface is small, importable, and light."""
+
+import subprocess
+import sys
+
+import pytest
+
+import clbench
+
+
+def test_every_public_name_can_be_imported_and_the_list_is_sorted():
+    assert clbench.__all__ == sorted(clbench.__all__)
+    for name in clbench.__all__:
+        assert getattr(clbench, name) is not None
+
+
+def test_an_unknown_name_lists_the_public_ones():
+    with pytest.raises(AttributeError, match=r"no attribute 'EvaluationMatrx'; public names: Agent, "):
+        clbench.EvaluationMatrx  # noqa: B018
+
+
+@pytest.mark.parametrize("module", ["clbench", "clbench.cli", "clbench.metrics", "clbench.protocol", "clbench.store", "clbench.runs"])
+def test_importing_loads_neither_torch_nor_mujoco(module):
+    code = (
+        f"import {module}, sys; print([m for m in ('torch', 'mujoco', 'metaworld', 'hydra', 'pandas', 'matplotlib') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_the_report_imports_neither_torch_nor_the_wings():
+    code = (
+        "import clbench.report.site, clbench.report.leaderboard, clbench.loading, sys;"
+        "print([m for m in sys.modules if m in ('torch', 'mujoco') or m.startswith(('clbench.agents', 'clbench.task_streams'))])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
