@@ -70,7 +70,7 @@ def _known(values: Mapping[str, Any], known: Sequence[str], where: str) -> None:
 
 
 def _block(block: Any, where: str, seed: list[str] | None, budget: list[str], rest: list[str]) -> list[tuple[str, ...]]:
-    from .configuration import grid
+    from .overrides import grid
 
     if not isinstance(block, Mapping):
         raise UserError(f"{where}: expected agents, streams and seeds, got {block!r}")

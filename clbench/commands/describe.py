@@ -80,10 +80,10 @@ def _metrics() -> dict[str, Any]:
 
 
 def _agent(choice: str, file: catalogue.ConfigFile | None) -> Description:
-    from .. import configuration
+    from .. import composition, configuration
 
     chosen = configuration.choose_agent(choice)
-    tree = configuration.compose_tree({"agent": chosen}, [], configuration.default_budget())["agent"]
+    tree = composition.compose({"agent": chosen.node}, [], configuration.default_budget())["agent"]
     spec = configuration.build_agent(chosen, tree, "auto").describe()
     notes = catalogue.comments(file.path) if file else {}
     options = {key: value for key, value in tree.items() if key not in ("name", "kind", "description")}
@@ -108,7 +108,7 @@ def _flat(options: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
 
 
 def _stream(choice: str, file: catalogue.ConfigFile) -> Description:
-    from .. import configuration
+    from .. import composition, configuration, schemas
 
     values = file.read()
     notes = catalogue.comments(file.path)
@@ -116,10 +116,10 @@ def _stream(choice: str, file: catalogue.ConfigFile) -> Description:
     built = {}
     for budget in budgets:
         chosen = configuration.choose_stream(choice, budget)
-        tree = configuration.compose_tree({"stream": chosen}, [], budget)["stream"]
+        tree = composition.compose({"stream": chosen.node}, [], budget)["stream"]
         built[budget] = (configuration.build_stream(chosen, tree), tree)
     stream, tree = built[budgets[0]]
-    own = configuration.OWN_FIELDS["stream"]
+    own = schemas.OWN_FIELDS["stream"]
     return {
         "what": "stream",
         "name": stream.identity,

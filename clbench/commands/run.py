@@ -111,7 +111,8 @@ def _experiment(arguments: argparse.Namespace) -> Experiment | None:
 
 def _plan(arguments: argparse.Namespace, given: dict[str, Any], experiment: Experiment | None) -> list[Planned]:
     """Every run, resolved: a mistake in the last one is found before the first begins."""
-    from ..configuration import grid, resolve
+    from ..configuration import resolve
+    from ..overrides import grid
 
     commands: Sequence[Sequence[str]] = experiment.commands if experiment else grid(arguments.overrides)
     plan: dict[Path, Planned] = {}

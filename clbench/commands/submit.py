@@ -80,7 +80,5 @@ def _check(paths: list[Path], out: Output) -> int:
     found = [finding for pack in packs for finding in submissions.findings(pack)]
     for finding in found:
         out.result(str(finding))
-    out.say(
-        f"{len(packs)} {'pack' if len(packs) == 1 else 'packs'} looked at, {len(found) or 'no'} {'finding' if len(found) == 1 else 'findings'}"
-    )
+    out.say(f"packs looked at: {len(packs)}, findings: {len(found)}")
     return INVALID if found else 0

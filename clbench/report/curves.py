@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import metrics, statistics
+from ..loading import LoadedRun
 from .tables import BOOTSTRAP_SEED, Row, Table
 
 Array = NDArray[np.float64]
@@ -66,12 +67,14 @@ def few_shot(row: Row, *, untrained: bool = False) -> Curve | None:
 
 def boundary_scores(row: Row) -> Array:
     """(P + 1, N): mean over runs of the scores after each phase, the untrained agent first; NaN where a cell was not evaluated."""
-    stacked = []
-    for run in row.runs:
-        before = run.matrix.score[run.matrix.phase == -1]
-        first = before[-1:] if len(before) else np.full((1, run.matrix.num_tasks), np.nan)
-        stacked.append(np.vstack([first, metrics.boundary_matrix(run.matrix)]))
-    return np.mean(stacked, axis=0)
+    return np.mean([run_boundary_scores(run) for run in row.runs], axis=0)
+
+
+def run_boundary_scores(run: LoadedRun) -> Array:
+    """(P + 1, N): the scores of one run after each phase, the untrained agent first."""
+    before = run.matrix.score[run.matrix.phase == -1]
+    first = before[-1:] if len(before) else np.full((1, run.matrix.num_tasks), np.nan)
+    return np.vstack([first, metrics.boundary_matrix(run.matrix)])
 
 
 def _over_runs(x: Sequence[NDArray[Any]], scores: Sequence[Array]) -> Curve | None:

@@ -70,6 +70,8 @@ def save(figure: Figure, stem: Path, suffixes: Sequence[str] = SUFFIXES) -> list
     }
     files = [stem.with_name(stem.name + suffix) for suffix in suffixes]
     with style():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, the same in every format
         for file, suffix in zip(files, suffixes, strict=True):
             figure.savefig(file, metadata=metadata[suffix])
     return files
@@ -104,7 +106,7 @@ def headline(table: Table) -> Figure | None:
     if not names:
         return None
     figure = _figure(TWO_COLUMNS, 0.62 + 0.2 * len(table.rows))
-    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(names), sharey=True, squeeze=False, gridspec_kw={"wspace": 0.06})[0]
     for axis, name in zip(axes, names, strict=True):
         _strip(axis, table, name)
         axis.set_title(f"{metric(name).label} {arrow(name)}", loc="left")
@@ -179,7 +181,7 @@ def _limits(axis: Axes, entries: Sequence[Entry], name: str) -> None:
     low, high = min(ends, default=0.0), max(ends, default=1.0)
     margin = 0.06 * (high - low or 1.0)
     axis.set_xlim(low - margin, high + margin)
-    axis.locator_params(axis="x", nbins=5)
+    axis.locator_params(axis="x", nbins=4)
     axis.axvline(0, color=INK, linewidth=0.6, zorder=1)
 
 

@@ -17,10 +17,10 @@ from urllib.parse import quote
 from ..errors import UserError, ValidationError
 from ..files import make_folder, write_whole
 from ..loading import LoadedRun, find_runs
-from ..statistics import RUNS_FOR_INTERVAL
+from ..statistics import RESAMPLES, RUNS_FOR_INTERVAL
 from ..store import read_json
 from .formats import MISSING, UPPER_BOUND, amount, arrow, data, interval_text, rank_text, statements, text
-from .tables import Row, Table, comparison_tables, counted, metric
+from .tables import BOOTSTRAP_SEED, Row, Table, comparison_tables, counted, metric
 
 BEGIN, END = "<!-- clbench:begin -->", "<!-- clbench:end -->"
 TITLE = "# Leaderboard\n\n"
@@ -98,7 +98,12 @@ def markdown(tables: Sequence[Table], submissions: Mapping[str, Mapping[str, Any
 def _section(table: Table, submissions: Mapping[str, Mapping[str, Any]], base: str) -> str:
     listed = [row for row in table.rows if len(row.runs) >= RUNS_FOR_INTERVAL]
     columns = _columns(table, submissions, base)
-    lines = [f"## {table.stream}, budget {table.budget}", "", *(f"- {escape(line)}" for line in statements(table)), ""]
+    lines = [
+        f"## {table.stream}, budget {table.budget}",
+        "",
+        *(f"- {escape(line)}" for line in [*statements(table), *_iqm_line(listed)]),
+        "",
+    ]
     if listed:
         lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
         lines += ["| " + " | ".join(cell(row) for cell in columns.values()) + " |" for row in listed]
@@ -107,6 +112,11 @@ def _section(table: Table, submissions: Mapping[str, Mapping[str, Any]], base: s
     if few:
         lines += [f"Not listed, fewer than {RUNS_FOR_INTERVAL} runs: {', '.join(few)}.", ""]
     return "\n".join([*lines, ""])
+
+
+def _iqm_line(rows: Sequence[Row]) -> list[str]:
+    methods = sorted({row.iqm.method for row in rows})
+    return [f"IQM: middle half of runs x tasks; {', '.join(methods)}, {RESAMPLES:,} resamples, seed {BOOTSTRAP_SEED}."] if methods else []
 
 
 Cell = Callable[[Row], str]
@@ -161,7 +171,7 @@ def versions(row: Row) -> str:
     return ", ".join(f"{name} {version}" for name, version in found.items() if version)
 
 
-_ACTIVE = {c: f"\\{c}" for c in "\\`*_[]|#~!"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "&#64;"}
+_ACTIVE = {c: f"\\{c}" for c in "\\`*_[]|#~!"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
 def escape(value: str) -> str:

@@ -76,12 +76,12 @@ def generators(profile: str) -> dict[str, Generator]:
 
 
 STREAM: Mapping[str, tuple[str, ...]] = {
-    "smoke": ("reverse", "recall", "sort", "freq-sort"),
+    "smoke": ("recall", "reverse", "sort", "freq-sort"),
     "standard": ("copy", "reverse", "recall", "sort", "freq-sort", "last-write", "dictionary", "variable-chase"),
     "paper": ("copy", "reverse", "recall", "sort", "freq-sort", "last-write", "dictionary", "variable-chase"),
 }
 HELD_OUT: Mapping[str, tuple[str, ...]] = {
-    "smoke": ("shift-left", "drop-repeats", "max-symbol"),
+    "smoke": ("max-symbol", "swap-ends", "drop-repeats"),
     "standard": ("shift-left", "swap-ends", "duplicate-each", "drop-repeats", "count-symbol", "max-symbol"),
     "paper": ("shift-left", "swap-ends", "duplicate-each", "drop-repeats", "count-symbol", "max-symbol"),
 }
@@ -137,7 +137,7 @@ FLOORS: Mapping[str, Mapping[str, float]] = {
 }
 BINDING = ("recall", "last-write", "dictionary", "variable-chase")  # learned late and abruptly: all get the same, larger budget
 EXAMPLES: Mapping[str, Mapping[str, int]] = {  # training examples a phase
-    "smoke": {"reverse": 28_800, "sort": 16_000, "freq-sort": 19_200, "copy": 38_400, **dict.fromkeys(BINDING, 38_400)},
+    "smoke": {"reverse": 28_800, "sort": 16_000, "freq-sort": 19_200, "copy": 51_200, **dict.fromkeys(BINDING, 51_200)},
     "standard": dict.fromkeys(STREAM["standard"], 1_280_000),
     "paper": dict.fromkeys(STREAM["paper"], 1_280_000),
 }

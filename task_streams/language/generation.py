@@ -3,7 +3,7 @@
 Randomness: SplitMix64 (Steele, Lea and Flood 2014, Java's SplittableRandom; constants of the reference implementation by Vigna) used as a
 counter-based generator. Example i of a split owns the stream that starts at mix(mix(key + i G) + attempt G), and each named purpose
 within it a stream of its own; so any example can be made alone, and a batch costs a few numpy calls in place of one Generator an example.
-Departure from the specification, which names Philox: ten rounds in numpy cost about five times as much for the same guarantee.
+Departure from the specification, which names Philox: its ten rounds of wide products are slow in numpy, and a Generator an example slower.
 
 Splits: an example belongs to the split that a 64-bit hash of its *input* modulo 10 says: 0-7 train, 8 validation, 9 test. An example
 of the wrong split is drawn again under the next attempt number. So splits are disjoint exactly, for any seeds, and without storage.

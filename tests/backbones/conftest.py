@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+
 from clbench.agents.backbones.backbone import Backbone
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+
 from clbench.agents.backbones import state as states
 from clbench.agents.backbones.backbone import Backbone, State
 from clbench.agents.backbones.mlp import MLP
 from clbench.agents.backbones.recurrent_memory import RecurrentMemoryTransformer
 from clbench.agents.backbones.transformer import Transformer
 from clbench.agents.backbones.transformer_xl import TransformerXL
-from torch import Tensor
-
 from clbench.errors import UserError, ValidationError
 
 B, T, L, D = 3, 14, 4, 16

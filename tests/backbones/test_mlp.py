@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import torch
+
 from clbench.agents.backbones.mlp import MLP
 
 

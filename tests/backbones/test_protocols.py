@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
 from clbench.agents.backbones.backbone import Backbone, Output
 from clbench.agents.backbones.recurrent_memory import RecurrentMemoryTransformer
 from clbench.agents.backbones.transformer import Transformer
 from clbench.agents.backbones.transformer_xl import TransformerXL
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 SYMBOLS, SEGMENT, BATCH = 10, 8, 32
 Batch = tuple[Tensor, Tensor, Tensor]  # tokens (B, T), what follows or is asked for (B, T), where it counts (T,)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
+
 from clbench.agents.backbones import state as states
 from clbench.agents.backbones.backbone import Backbone
 from clbench.agents.backbones.recurrent_memory import RecurrentMemoryTransformer
 from clbench.agents.backbones.transformer import Transformer
-from torch import Tensor
 
 M, L = 2, 4
 SMALL = {"width": 16, "layers": 2, "heads": 2}

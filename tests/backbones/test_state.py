@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from clbench.agents.backbones import state as states
 from clbench.agents.backbones.state import State
 

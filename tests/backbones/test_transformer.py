@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+
 from clbench.agents.backbones.backbone import Backbone
 from clbench.agents.backbones.transformer import Transformer
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
+
 from clbench.agents.backbones import state as states
 from clbench.agents.backbones.backbone import Backbone
 from clbench.agents.backbones.transformer_xl import TransformerXL, relative_shift
-from torch import Tensor
 
 L = 4
 SMALL = {"width": 16, "layers": 2, "heads": 2, "segment_length": L}
