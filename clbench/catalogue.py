@@ -117,10 +117,11 @@ def _loader() -> type:
 
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [getattr(key, "value", None) for key, _ in node.value]
-            twice = next((key for key, _ in node.value if isinstance(key.value, str) and keys.count(key.value) > 1), None)
-            if twice is not None:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{twice.value}' stands twice", twice.start_mark)
+            seen: set[Any] = set()
+            for key, _ in node.value:
+                if isinstance(key.value, str) and key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' stands twice", key.start_mark)
+                seen.add(key.value if isinstance(key.value, str) else id(key))
             return super().construct_mapping(node, deep=deep)
 
     number = re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")

@@ -152,7 +152,8 @@ def _run_folders(root: Path) -> Iterator[Path]:
 
 
 def _origin(folder: Path, root: Path) -> str:
-    return (folder.name if folder == root else folder.relative_to(root).as_posix()) or root.resolve().name
+    """Where a run lies below `root`; of a run that was given itself, the names that say what it is."""
+    return "/".join(folder.resolve().parts[-4:]) if folder == root else folder.relative_to(root).as_posix()
 
 
 def load_run(folder: Path, origin: str | None = None) -> LoadedRun:

@@ -103,10 +103,13 @@ def node(group: str, values: Mapping[str, Any], constructor: Callable[..., Any],
             continue
         if key not in known:
             raise UserError(f"{where}: unknown key '{key}'; {near(key, known)}known: {', '.join(sorted(known))}")
+        hint = _hint(constructor, key)
         try:
+            if not registry.fits(value, hint):  # OmegaConf takes 7 for true
+                raise OmegaConfBaseException
             made = OmegaConf.merge(made, {key: value})
         except OmegaConfBaseException as error:
-            raise UserError(f"{where}: {key}: expected {_expected(constructor, key)}, got {value!r}") from error
+            raise UserError(f"{where}: {key}: expected {registry.describe_type(hint)}, got {value!r}") from error
     return made
 
 
@@ -121,6 +124,6 @@ def near(key: str, known: Iterable[str]) -> str:
     return f"did you mean {', '.join(names)}? " if names else ""
 
 
-def _expected(constructor: Callable[..., Any], key: str) -> str:
-    hint = {"name": str, "kind": str, "description": str, "version": int, "budget": str}.get(key)
-    return registry.describe_type(hint or registry.types_of(constructor).get(key, Any))
+def _hint(constructor: Callable[..., Any], key: str) -> Any:
+    own = {"name": str, "kind": str, "description": str, "version": int, "budget": str}
+    return own.get(key) or registry.types_of(constructor).get(key, Any)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from clbench import cli, store
 
-SMALL = ["stream=toy", "stream.units=64", "stream.points=1", "stream.tasks=2", "stream.draws=1", "stream.shots=[0,1]", "results_dir=out"]
+SMALL = ["stream=toy", "stream.units=64", "stream.points=1", "stream.tasks=2", "stream.held_out=0", "results_dir=out"]
 
 AGENTS = '''
 import numpy as np

@@ -190,7 +190,7 @@ class Learner(ABC):
         memory = states.select(memory, slice(kept))
         if kept < rows:  # replayed rows have joined; they start, so that any memory does
             memory = states.cat([memory, states.detach(states.select(self._fresh_memory(batch), slice(kept, rows)))])
-        return memory, None
+        return memory, self.tensor(batch.starts) if batch.starts.any() else None
 
     def tensor(self, array: NDArray[Any]) -> Tensor:
         """`array` on the learner's device."""

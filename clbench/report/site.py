@@ -39,8 +39,14 @@ def build(runs: Sequence[Path], out: Path) -> list[Path]:
         found += find_runs(root)
     if not found:
         raise UserError(f"no runs below {', '.join(map(str, runs)) or 'nothing'}; expected folders with run.json, as results/runs has them")
-    tables = comparison_tables(found, runs[0])
+    tables = comparison_tables(found, _results_folder(runs))
     return _Site(found, tables, out).write()
+
+
+def _results_folder(runs: Sequence[Path]) -> Path | None:
+    """The nearest folder above the runs that has reference sets."""
+    above = (folder for root in runs for folder in [root.resolve(), *root.resolve().parents])
+    return next((folder for folder in above if (folder / "references").is_dir()), None)
 
 
 class _Site:
@@ -164,14 +170,14 @@ class _Site:
 
     def _agent_page(self, agent: str) -> None:
         results = [(table, row) for table in self.tables for row in table.rows if row.runs[0].agent == agent]
-        columns = ("performance", "forgetting", "forward_transfer", "few_shot_area", "few_shot_gain")
+        columns = ("performance", "forgetting", "forward_transfer", "few_shot_gain")
         own = [run for run in self.runs if run.agent == agent]
         configurations = {_pretty(run.manifest["agent"].get("config")): _origin_of(run) for run in own}
         self._page(
             "agent.html",
             f"agents/{self.agent_files[agent]}",
             title=agent,
-            result_headings=["Stream", "Agent", "Rank", "Runs", *(f"{metric(n).label} {arrow(n)}" for n in columns)],
+            result_headings=["Stream", "Agent", "Rank", "Runs", *(f"{metric(n).label}\u00a0{arrow(n)}" for n in columns)],
             result_numbers=list(range(2, 4 + len(columns))),
             result_rows=[
                 [
@@ -457,7 +463,7 @@ def _few_shot_table(run: LoadedRun) -> dict[str, Any]:
         ["untrained" if phase == -1 else f"after phase {phase + 1}", *(_shaded(float(value)) for value in curve.score)]
         for phase, curve in run.few_shot.items()
     ]
-    headings = ["", *(f"{k} shots" for k in shots)]
+    headings = ["", *(counted(k, "shot") for k in shots)]
     return {
         "few_shot_headings": headings,
         "few_shot_rows": rows,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from clbench.agents.composed import Composed
 from clbench.agents.learners.batch import whole_items
+from clbench.agents.methods.method import Chain
 
 from clbench.errors import UserError
 
@@ -265,6 +266,48 @@ def test_a_window_in_which_nothing_is_asked_moves_the_memory_and_makes_no_step(w
     assert all(torch.equal(a, b) for a, b in zip(before.values(), world.weights(agent).values(), strict=True))
     learner.update(learner.draw(experience), agent._method)
     assert agent.gradient_steps == 1
+
+
+@pytest.mark.parametrize("name", ["cloning windows", "windows of text"])
+def test_memory_is_carried_within_an_item_and_begins_anew_with_the_next(world_of, name):
+    """Row 0 goes on, row 1 starts: what each then reads must be what it reads alone with that memory, or with a fresh one."""
+    world = world_of(name)
+    learner = world.agent()._learner
+    learner.networks.eval()
+    first, second = (learner.draw(world.experience(0, 64)) for _ in range(2))
+    learner.update(first, Chain({}))
+    carried = {key: leaf.clone() for key, leaf in learner._memory.items()}
+    starts = np.arange(len(second.starts)) == 1
+    state, reset = learner._memory_for(second._replace(starts=starts))
+    mixed = _hidden(learner, second, state, reset)
+    alone = _hidden(learner, second, carried, None)
+    fresh = _hidden(learner, second, learner._fresh_memory(second), None)
+    torch.testing.assert_close(mixed[0], alone[0])
+    torch.testing.assert_close(mixed[1], fresh[1])
+    assert not torch.allclose(alone[1], fresh[1], atol=1e-4) and not torch.allclose(alone[0], fresh[0], atol=1e-4)
+
+
+def _hidden(learner, batch, state, reset):
+    with torch.no_grad():
+        return learner.networks(learner.tensor(batch.inputs), state, reset)[0]
+
+
+def test_replayed_rows_join_the_memory_behind_the_fresh_ones(world_of):
+    """4 lanes, then 4 more that start: the first rows keep their memory bit for bit."""
+    world = world_of("cloning windows")
+    agent = world.agent({"replay": {"kind": "replay"}})
+    learner, experience = agent._learner, world.experience(0, 32 * 6)
+    sizes = []
+    while experience.remaining:
+        batch = agent._method.wrap_buffer(learner.draw(experience))
+        kept = learner._memory
+        state, _ = learner._memory_for(batch)
+        if kept is not None and not batch.starts.all():
+            rows = min(4, len(batch.starts))
+            assert all(torch.equal(state[key][:rows], kept[key][:rows]) for key in kept)
+        learner.update(batch, Chain({}))
+        sizes.append(len(batch.starts))
+    assert sizes == [4, 4, 4, 8, 8, 8]  # episodes of 21 steps are three windows; the first are stored when the next begin
 
 
 def test_the_rate_warms_up_and_begins_anew_with_a_task(world_of):

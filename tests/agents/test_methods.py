@@ -84,6 +84,16 @@ def test_a_reservoir_is_a_uniform_sample_whatever_the_batches_were():
     assert np.sum((kept - 80) ** 2) / 64 < 25 + 4 * 7.2
 
 
+def test_the_second_item_takes_the_only_place_in_half_of_all_cases():
+    """600 reservoirs: 300, standard deviation 12.2; a chance of one in three would give 200."""
+    taken = 0
+    for seed in range(600):
+        reservoir = Reservoir(1, np.random.default_rng(seed))
+        reservoir.offer(_rows([0, 1]))
+        taken += int(reservoir.items(np.array([0])).inputs.item())
+    assert abs(taken - 300) < 4 * 12.2
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 9), max_size=8), st.integers(1, 12), st.integers(0, 5))
 def test_a_reservoir_holds_different_items_of_those_offered_and_never_more_than_its_room(sizes, capacity, seed):
