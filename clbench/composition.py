@@ -46,6 +46,10 @@ def compose(nodes: Mapping[str, DictConfig], words: Sequence[str], budget: str) 
     written = [_part_choice(word, nodes) for word in words]
     try:
         config = _composed([*selected, *written])
+    except RecursionError as error:
+        raise UserError(
+            "the defaults of the agent's file lead back to itself; name another agent there, as in defaults: [ewc, _self_]"
+        ) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise _explained(error, selected, written) from error
     try:
@@ -69,8 +73,8 @@ def _named_first(value: Any) -> Any:
 def _part_choice(word: str, nodes: Mapping[str, DictConfig]) -> str:
     """`agent.text.backbone=rmt` and `agent.methods.replay=replay` as the choice of a part; other words without `+`, which adds any key."""
     word = word.lstrip("+")
-    key, _, value = word.partition("=")
-    path = key.split(".")
+    key, _, typed = word.partition("=")
+    value, path = typed.strip("'\""), key.split(".")
     if path[0] != "agent" or "agent" not in nodes or value.startswith(("{", "[")):
         return word
     if len(path) == 3 and path[2] in ("learner", "backbone"):

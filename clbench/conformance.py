@@ -15,6 +15,7 @@ import numpy as np
 
 from . import checkpoint, guards, seeding
 from .errors import ClbenchError, ContractError
+from .experience import Interaction
 from .interfaces import Agent, TaskInfo
 from .protocol import Session
 from .runs import AgentSpec
@@ -94,11 +95,13 @@ def _learns(agent: AgentSpec, stream: TaskStream) -> None:
 
 
 def _spends_exactly(agent: AgentSpec, stream: TaskStream) -> None:
-    """`learn` spends every grant, also one that no batch divides, and asks for no more."""
+    """`learn` spends every grant, also one that no batch divides, and asks for no more. A world of B environments is granted whole steps."""
     built = _build(agent, stream.info(0))
     built.begin_task(stream.info(0))
+    experience = stream.tasks[0].experience(0)
+    whole = len(experience.observation) if isinstance(experience, Interaction) else 1
     for units in ODD_BUDGETS:
-        _teach(built, stream, units)
+        _teach(built, stream, units * whole)
 
 
 def _events(agent: AgentSpec, stream: TaskStream, seed: int = 3) -> list[str]:

@@ -101,11 +101,14 @@ class Output:
         from rich.table import Table
 
         table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-        for number, column in enumerate(columns):
+        last = len(columns) - 1
+        needed = [max(len(column), *(len(row[n]) for row in cells), 0) + 2 for n, column in enumerate(columns)]
+        shortest = [max((len(word) for row in cells for word in row[n].split()), default=0) + 2 for n in range(len(columns))]
+        fits = sum(needed[:-1]) + min(needed[last], max(shortest[last], 30)) <= self.console.width
+        for number, column in enumerate(columns):  # where lines are too long every column but the first wraps, so that no number is cut
             right = _numeric(row[number] for row in cells)
-            table.add_column(
-                column, justify="right" if right else "left", no_wrap=number < len(columns) - 1, style="bold" if number == 0 else ""
-            )
+            whole = number == 0 or (fits and number < last)
+            table.add_column(column, justify="right" if right else "left", no_wrap=whole, style="bold" if number == 0 else "")
         for row in cells:
             table.add_row(*(_escaped(cell) for cell in row))
         self.console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -12,7 +13,6 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from .errors import UserError
-from .registry import NAME
 
 LITERAL_KEYS = ("agent", "stream", "results_dir", "device")
 """Taken as they were typed: paths need no quoting."""
@@ -89,6 +89,12 @@ def quoted(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(quoted(item) for item in value) + "]"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-        return value if NAME.fullmatch(value) else f"'{escaped}'"
+        return _quoted_text(value)
     return repr(value)
+
+
+def _quoted_text(text: str) -> str:
+    """A string in Hydra's grammar: quotes are escaped, and so are the backslashes in front of a quote, and those alone."""
+    escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + "\\'", text)
+    trailing = len(escaped) - len(escaped.rstrip("\\"))
+    return f"'{escaped}{chr(92) * trailing}'"

@@ -295,7 +295,7 @@ def _cells(run: RunProgress) -> list[Any]:
     from rich.progress_bar import ProgressBar
 
     colour = {"done": "green", "failed": "red", "interrupted": "yellow", "waiting": "dim"}.get(run.state, "cyan")
-    where = run.where() if not run.ended else run.state
+    where = run.state if run.ended else "few-shot tasks" if run.share == 1 else run.where()
     bar = ProgressBar(total=1.0, completed=run.share, width=20)
     left = duration(run.left) if not run.ended and run.left is not None else ""
     state = f"[{colour}]{escape(where or run.state)}[/{colour}]"

@@ -89,14 +89,17 @@ def _class_name(name: str) -> str:
 def node(group: str, values: Mapping[str, Any], constructor: Callable[..., Any], where: str) -> DictConfig:
     """The typed node of the chosen agent or stream: the constructor's parameters, with `values` from its file."""
     own = OWN_FIELDS[group]
-    composed = targets(values.get("defaults", []))
+    defaults = values.get("defaults", [])
+    composed = targets(defaults)
     fields = [("name", str, field(default=MISSING)), ("kind", str, field(default=MISSING)), ("description", str, field(default=""))]
     if group == "stream":
         fields += [("version", int, field(default=1)), ("budget", str, field(default=MISSING))]
-    fields += schema(constructor, {*own, "device", *(composed - set(values))} if group == "agent" else own)
-    known = [name for name, *_ in fields]
-    if composed:
-        fields.insert(0, ("defaults", list[Any], field(default_factory=lambda: list(values["defaults"]))))
+    options = schema(constructor, {*own, "device"} if group == "agent" else own)
+    known = [name for name, *_ in [*fields, *options]]
+    inherits = any(isinstance(entry, str) and entry != "_self_" for entry in defaults)
+    fields += [option for option in options if option[0] in values or not (inherits or option[0] in composed)]
+    if defaults:
+        fields.insert(0, ("defaults", list[Any], field(default_factory=lambda: list(defaults))))
     made: Any = OmegaConf.structured(make_dataclass(_class_name(group), fields))
     for key, value in values.items():
         if key == "defaults":

@@ -122,7 +122,7 @@ def parse_events(data: bytes, where: str) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
             raise ValidationError(f"{where}:{number}: expected one JSON record with a 'kind', got {line[:60]!r}")
@@ -241,7 +241,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"no file '{path}'; expected the folder of a run, with run.json and events.jsonl") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise ValidationError(f"{path}: expected JSON, got something else ({error})") from None
     if not isinstance(value, dict):
         raise ValidationError(f"{path}: expected a JSON object, got {type(value).__name__}")

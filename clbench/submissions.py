@@ -293,11 +293,17 @@ def _allowed(name: str) -> bool:
 
 def _check_sums(folder: Path) -> Iterator[Finding]:
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-    expected = dict(reversed(line.split("  ", 1)) for line in sums_of(files).splitlines())
-    stated = dict(reversed(line.split("  ", 1)) for line in files["SHA256SUMS"].decode(errors="replace").splitlines() if "  " in line)
+    expected = _read_sums(sums_of(files))
+    stated = _read_sums(files["SHA256SUMS"].decode(errors="replace"))
     for name in sorted(expected.keys() | stated.keys()):
         if expected.get(name) != stated.get(name):
             yield Finding(name, "SHA256SUMS", stated.get(name, "no such file"), expected.get(name, "nothing"))
+
+
+def _read_sums(text: str) -> dict[str, str]:
+    """The sum of each file by its path."""
+    pairs = (line.partition("  ") for line in text.splitlines())
+    return {name: checksum for checksum, _, name in pairs}
 
 
 def _check_content(folder: Path) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from clbench import cli, store
 
 SMALL = ["stream=toy", "stream.units=64", "stream.points=1", "stream.tasks=2", "stream.held_out=0", "results_dir=out"]

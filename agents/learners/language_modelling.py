@@ -128,13 +128,18 @@ class Prediction(NamedTuple):
 
 
 class TokenModel(nn.Module):
-    """Embedding of V tokens and the first one, backbone, and the embedding again as head."""
+    """Embedding of V tokens and the first one, backbone, and the embedding again as head.
+
+    What goes in is multiplied by sqrt(D) (Vaswani et al. 2017, arXiv:1706.03762, section 3.4), so that entries of unit size meet a head whose
+    logits begin small: with tied weights alone, tasks that bind a key to a value took off late or not at all.
+    """
 
     def __init__(self, backbone: Backbone, vocabulary: int) -> None:
         super().__init__()
         self.backbone, self.vocabulary = backbone, vocabulary
+        self.input_scale = math.sqrt(backbone.output_size)
         self.embedding = nn.Embedding(vocabulary + 1, backbone.output_size)
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.normal_(self.embedding.weight, std=backbone.output_size**-0.5)
 
     def initial_state(self, batch: int) -> State:
         """The backbone's memory before `batch` examples."""
@@ -142,7 +147,7 @@ class TokenModel(nn.Module):
 
     def forward(self, tokens: Tensor, state: State, reset: Tensor | None = None, positions: Tensor | None = None) -> Prediction:
         """Tokens (B, T); `positions` (n,) count through (B T)."""
-        hidden, state, auxiliary_loss = self.backbone(self.embedding(tokens), state, reset=reset)  # (B, T, D)
+        hidden, state, auxiliary_loss = self.backbone(self.embedding(tokens) * self.input_scale, state, reset=reset)  # (B, T, D)
         if positions is not None:
             hidden = hidden.reshape(-1, hidden.shape[-1])[positions]  # (n, D)
         return Prediction(functional.linear(hidden, self.embedding.weight[: self.vocabulary]), state, auxiliary_loss)

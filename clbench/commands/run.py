@@ -295,6 +295,7 @@ def show_comparison(folders: Sequence[Path], results_dir: Path, out: Output) -> 
 def _write_report(folders: Sequence[Path], target: Path, out: Output) -> None:
     from ..report.site import build
 
+    out.say("writing the report ...")
     files = build(list(folders), target)
     index = next((file for file in files if file.name == "index.html"), target)
     figures = sum(file.suffix in (".png", ".svg", ".pdf") for file in files)

@@ -42,7 +42,7 @@ def style() -> Iterator[None]:
     """Within it matplotlib draws and saves in the house style."""
     import matplotlib
 
-    with resources.as_file(resources.files(__package__) / "clbench.mplstyle") as file:
+    with resources.as_file(resources.files("clbench.report") / "clbench.mplstyle") as file:
         parameters = matplotlib.rc_params_from_file(file, use_default_template=True)
     with matplotlib.rc_context():
         matplotlib.rcParams.update({key: value for key, value in parameters.items() if key not in _KEPT})
@@ -181,7 +181,7 @@ def _limits(axis: Axes, entries: Sequence[Entry], name: str) -> None:
     low, high = min(ends, default=0.0), max(ends, default=1.0)
     margin = 0.06 * (high - low or 1.0)
     axis.set_xlim(low - margin, high + margin)
-    axis.locator_params(axis="x", nbins=4)
+    axis.locator_params(axis="x", nbins=4, steps=[1, 2, 2.5, 4, 5, 10], min_n_ticks=3)
     axis.axvline(0, color=INK, linewidth=0.6, zorder=1)
 
 
@@ -231,7 +231,7 @@ def _outer_labels(grid: Any, used: int, columns: int, below: str, beside: str) -
 
 def _labels_without_room(axis: Axes, label: str) -> None:
     """Labels below an axis with nothing under it, without moving the other panels apart."""
-    for tick, written in zip(axis.get_xticks(), axis.xaxis.get_major_formatter().format_ticks(axis.get_xticks()), strict=True):
+    for tick, written in zip(axis.get_xticks(), axis.xaxis.get_major_formatter().format_ticks(list(axis.get_xticks())), strict=True):
         if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]:
             axis.annotate(
                 written,

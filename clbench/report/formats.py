@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..metrics import LOW_HEADROOM
@@ -12,6 +14,7 @@ from .tables import COSTS, HEADLINE, Entry, ReferenceNote, Row, Table, counted, 
 
 MISSING = "–"
 UPPER_BOUND = "upper bound"
+PACKAGES = ("metaworld", "mujoco", "torch")  # besides clbench, what moves scores
 
 
 def text(entry: Entry) -> str:
@@ -45,7 +48,7 @@ def amount(value: float, unit: str) -> str:
     if math.isnan(value):
         return MISSING
     if unit == "h":
-        return f"{value:.1f} h" if value >= 1 else f"{value * 60:.1f} min" if value >= 1 / 60 else f"{value * 3600:.1f} s"
+        return f"{value:.1f} h" if value >= 1 else f"{value * 60:.1f} min" if value >= 1 / 60 else f"{value * 3600:.2g} s"
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= 0.9995 * factor:
             return f"{value / factor:.3g} {prefix}{'B' if unit == 'bytes' else ''}"
@@ -58,6 +61,13 @@ def rank_text(row: Row) -> str:
         return MISSING
     best, worst = row.rank
     return str(best) if best == worst else f"{best}-{worst}"
+
+
+def versions(row: Row) -> str:
+    """The versions of clbench and of what moves scores, as far as they are known."""
+    clbench = ", ".join(sorted({str((run.manifest.get("clbench") or {}).get("version", "")) for run in row.runs} - {""}))
+    found = {"clbench": clbench, **{name: row.package(name) for name in PACKAGES}}
+    return ", ".join(f"{name} {version}" for name, version in found.items() if version)
 
 
 def arrow(name: str) -> str:
@@ -131,6 +141,25 @@ def _ends(name: str, interval: Interval) -> dict[str, float | None]:
 
 def _none(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
+
+
+def as_csv(records: Sequence[Mapping[str, Any]]) -> str:
+    """Records as text: floats as Python writes them, missing empty, text that a spreadsheet would compute with a leading `'`."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    names = list(records[0]) if records else []
+    writer.writerow(names)
+    writer.writerows([_plain(record.get(name)) for name in names] for record in records)
+    return buffer.getvalue()
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return repr(value)
+    written = "".join(c if c.isprintable() else "?" for c in str(value))
+    return f"'{written}" if isinstance(value, str) and written[:1] in ("=", "+", "-", "@") else written
 
 
 def latex(table: Table) -> str:

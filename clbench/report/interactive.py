@@ -156,10 +156,17 @@ def cost(table: Table) -> str:
         )
     if not figure.data:
         return ""
-    figure.update_xaxes(title="seconds per run (training and evaluation)", type="log")
+    _time_axis(figure, [value for row in table.rows for value in row.entries["hours"].points if value > 0])
     figure.update_yaxes(title="performance", range=[-0.03, 1.03])
     figure.update_layout(height=420)
     return _part(figure, f"{table.slug}-cost", bottom=100)
+
+
+def _time_axis(figure: Any, hours: list[float]) -> None:
+    """Linear from 0, or logarithmic where the slowest run took more than 30 times as long as the fastest."""
+    figure.update_xaxes(title="seconds per run (training and evaluation)", rangemode="tozero")
+    if hours and max(hours) > 30 * min(hours):
+        figure.update_xaxes(type="log", dtick=1)
 
 
 def _looks(table: Table) -> list[Look]:

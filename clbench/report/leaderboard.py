@@ -6,8 +6,6 @@ Nothing in a submission is executed; its strings are escaped.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +17,11 @@ from ..files import make_folder, write_whole
 from ..loading import LoadedRun, find_runs
 from ..statistics import RESAMPLES, RUNS_FOR_INTERVAL
 from ..store import read_json
-from .formats import MISSING, UPPER_BOUND, amount, arrow, data, interval_text, rank_text, statements, text
+from .formats import MISSING, UPPER_BOUND, amount, arrow, as_csv, data, interval_text, rank_text, statements, text, versions
 from .tables import BOOTSTRAP_SEED, Row, Table, comparison_tables, counted, metric
 
 BEGIN, END = "<!-- clbench:begin -->", "<!-- clbench:end -->"
 TITLE = "# Leaderboard\n\n"
-PACKAGES = ("metaworld", "mujoco", "torch")
 
 
 def generate(results: Path, leaderboard: Path, *, check: bool = False) -> list[Path]:
@@ -50,7 +47,7 @@ def generate(results: Path, leaderboard: Path, *, check: bool = False) -> list[P
     return differing
 
 
-def _tables(results: Path) -> tuple[list[Table], dict[str, Mapping[str, Any]]]:
+def _tables(results: Path) -> tuple[list[Table], Mapping[str, Mapping[str, Any]]]:
     """The tables, one row per submission, and every `submission.json` by its folder below `submissions/`."""
     folder = results / "submissions"
     runs = find_runs(folder) if folder.is_dir() else []
@@ -77,11 +74,10 @@ def _difference(path: Path, wanted: str) -> str:
     found = path.read_bytes().decode(errors="replace").split("\n")
     lines = wanted.split("\n")
     number = next((n for n, (a, b) in enumerate(zip(lines, found, strict=False)) if a != b), min(len(lines), len(found)))
-    return f"line {number + 1}: expected {_line(lines, number)!r}, found {_line(found, number)!r}"
-
-
-def _line(lines: Sequence[str], number: int) -> str:
-    return lines[number][:60] if number < len(lines) else "nothing"
+    want, have = (some[number] if number < len(some) else "" for some in (lines, found))
+    same = next((n for n, (a, b) in enumerate(zip(want, have, strict=False)) if a != b), min(len(want), len(have)))
+    begin = max(0, same - 20)
+    return f"line {number + 1}: expected {want[begin : begin + 60]!r}, found {have[begin : begin + 60]!r}"
 
 
 # -- markdown ------------------------------------------------------------------------------------------------------------
@@ -164,13 +160,6 @@ def _bold(written: str, best: bool) -> str:
     return f"**{value}**{gap}{rest}" if best else written
 
 
-def versions(row: Row) -> str:
-    """The versions of clbench and of what moves scores, as far as they are known."""
-    clbench = ", ".join(sorted({str((run.manifest.get("clbench") or {}).get("version", "")) for run in row.runs} - {""}))
-    found = {"clbench": clbench, **{name: row.package(name) for name in PACKAGES}}
-    return ", ".join(f"{name} {version}" for name, version in found.items() if version)
-
-
 _ACTIVE = {c: f"\\{c}" for c in "\\`*_[]|#~!"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
@@ -191,22 +180,3 @@ def spreadsheet(tables: Sequence[Table], submissions: Mapping[str, Mapping[str, 
             stated = {key: submissions[folder].get(key) for key in ("team", "tier", "date")}
             records.append({**record, **stated, "versions": versions(row) or None, "files": folder})
     return as_csv(records)
-
-
-def as_csv(records: Sequence[Mapping[str, Any]]) -> str:
-    """Records as text: floats as Python writes them, missing empty, text that a spreadsheet would compute with a leading `'`."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    names = list(records[0]) if records else []
-    writer.writerow(names)
-    writer.writerows([_plain(record.get(name)) for name in names] for record in records)
-    return buffer.getvalue()
-
-
-def _plain(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return repr(value)
-    written = "".join(c if c.isprintable() else "?" for c in str(value))
-    return f"'{written}" if isinstance(value, str) and written[:1] in ("=", "+", "-", "@") else written

@@ -25,8 +25,7 @@ from ..loading import LoadedRun, find_runs
 from ..metrics import METRICS
 from ..statistics import RUNS_FOR_INTERVAL
 from . import curves, figures, interactive
-from .formats import MISSING, amount, arrow, data, latex, rank_text, score, statements, text
-from .leaderboard import as_csv, versions
+from .formats import MISSING, amount, arrow, as_csv, data, latex, rank_text, score, statements, text, versions
 from .tables import BOOTSTRAP_SEED, COSTS, Entry, Row, Table, comparison_tables, counted, metric
 
 INDEX_COLUMNS = ("performance", "forgetting", "forward_transfer", "few_shot_gain", "hours")
@@ -96,7 +95,7 @@ class _Site:
 
         self._put("assets/plotly.min.js", get_plotlyjs())
         self._put("assets/tables.js", _tables_script())
-        self._put("assets/style.css", (resources.files(__package__) / "style.css").read_text(encoding="utf-8"))
+        self._put("assets/style.css", (resources.files("clbench.report") / "style.css").read_text(encoding="utf-8"))
 
     def _table_data(self, table: Table) -> list[str]:
         """CSV and LaTeX of what the stream's page shows."""
@@ -263,10 +262,10 @@ def _environment(site: _Site) -> Any:
 
 def _tables_script() -> str:
     """The one script of DataTables, as `itables` bundles it: browsers refuse modules from a disk, and this one loads them from memory."""
-    import itables
     from itables.javascript import generate_init_offline_itables_html
 
-    page = generate_init_offline_itables_html(Path(itables.__file__).parent / "html" / "dt_bundle.js")
+    with resources.as_file(resources.files("itables") / "html") as folder:
+        page = generate_init_offline_itables_html(folder / "dt_bundle.js")
     return page.partition("<script>")[2].partition("</script>")[0]
 
 

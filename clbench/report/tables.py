@@ -35,8 +35,15 @@ HEADLINE = (
     "learning_auc",
 )
 COSTS = ("parameters", "retained_bytes", "hours")
-HOURS = metrics.Metric("hours", "Hours per run", "h", "lower", False, metrics.measure, "clbench")  # train_seconds + evaluate_seconds
 BOOTSTRAP_SEED = 0
+
+
+def hours(costs: metrics.Costs) -> float:
+    """Training and evaluation of one run, in hours."""
+    return (costs.train_seconds + costs.evaluate_seconds) / 3600
+
+
+HOURS = metrics.Metric("hours", "Hours per run", "h", "lower", False, hours, "clbench", ("costs",))
 
 
 def metric(name: str) -> metrics.Metric:
@@ -255,7 +262,8 @@ def _entry(name: str, points: Sequence[float]) -> Entry:
 def _value(summary: Mapping[str, Any], name: str) -> float:
     values = summary["metrics"]
     if name == "hours":
-        return (_number(values.get("train_seconds")) + _number(values.get("evaluate_seconds"))) / 3600
+        train, evaluate = _number(values.get("train_seconds")), _number(values.get("evaluate_seconds"))
+        return hours(metrics.Costs(train_seconds=train, evaluate_seconds=evaluate))
     return _number(values.get(name))
 
 
@@ -293,7 +301,7 @@ def _p_value(one: Row, other: Row) -> float:
         return float(a[0] == b[0])
     from scipy import stats
 
-    return float(stats.ttest_ind(a, b, equal_var=False).pvalue)
+    return float(np.asarray(stats.ttest_ind(a, b, equal_var=False))[1])  # (statistic, p)
 
 
 def _marked(rows: Sequence[Row]) -> list[Row]:
@@ -304,9 +312,10 @@ def _marked(rows: Sequence[Row]) -> list[Row]:
 
 
 def _best(name: str, entries: Sequence[Entry]) -> set[int]:
-    """The identities of the best entries; none where nothing is better or worse."""
+    """The identities of the best entries; none where nothing is better or worse. Too few runs compete only among themselves."""
     sign = metric(name).sign
     known = [entry for entry in entries if not math.isnan(entry.value)]
+    known = [entry for entry in known if entry.has_interval] or known
     if not sign or len({entry.value for entry in known}) < 2:
         return set()
     top = max(known, key=lambda entry: sign * entry.value)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clbench.agents.composed import Composed
 
 from clbench import checkpoint, seeding
+from clbench.agents.composed import Composed
 from clbench.experience import Demonstrations, Text
 from clbench.interfaces import TaskInfo
 

@@ -7,10 +7,10 @@ import random
 import numpy as np
 import pytest
 import torch
+
 from clbench.agents.composed import Composed
 from clbench.agents.learners.batch import whole_items
 from clbench.agents.methods.method import Chain
-
 from clbench.errors import UserError
 
 
@@ -307,7 +307,7 @@ def test_replayed_rows_join_the_memory_behind_the_fresh_ones(world_of):
             assert all(torch.equal(state[key][:rows], kept[key][:rows]) for key in kept)
         learner.update(batch, Chain({}))
         sizes.append(len(batch.starts))
-    assert sizes == [4, 4, 4, 8, 8, 8]  # episodes of 21 steps are three windows; the first are stored when the next begin
+    assert sizes == [4, 4, 4, 4, 8, 8]  # episodes of 21 steps are three windows; the first four are stored behind the fourth batch
 
 
 def test_the_rate_warms_up_and_begins_anew_with_a_task(world_of):

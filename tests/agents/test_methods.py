@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from clbench.agents.backbones.backbone import Backbone, MemorySpec, Output
 from clbench.agents.learners.batch import Batch, whole_items
 from clbench.agents.learners.behaviour_cloning import BehaviourCloning
@@ -12,9 +15,6 @@ from clbench.agents.methods.method import Chain, Method
 from clbench.agents.methods.quadratic_penalty import EWC, L2, MAS, flat
 from clbench.agents.methods.replay import Lanes, Replay
 from clbench.agents.methods.reservoir import Reservoir
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from clbench.errors import UserError
 from clbench.interfaces import TaskInfo
 

@@ -5,10 +5,10 @@ import pickle
 
 import numpy as np
 import pytest
-from clbench.agents.nearest_neighbour import NearestNeighbour, Pairs, embedded, suffixes, token_codes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clbench.agents.nearest_neighbour import NearestNeighbour, Pairs, embedded, suffixes, token_codes
 from clbench.checkpoint import size_in_bytes
 from clbench.errors import UserError
 from clbench.interfaces import TaskInfo

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from clbench.agents.random_agent import RandomAgent
 
+from clbench.agents.random_agent import RandomAgent
 from clbench.experience import Interaction, Transition
 from clbench.interfaces import TaskInfo
 

@@ -1,0 +1,255 @@
+"""The command line as a newcomer meets it: quick, light, plain where nobody looks on, and with an exit code for each outcome."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from clbench import cli
+from clbench.output import Output, duration, said
+from clbench.pool import Job, Pool
+
+TINY = ["stream=toy", "stream.units=64", "stream.points=1", "stream.tasks=2", "stream.held_out=0"]
+HEAVY = ("torch", "mujoco", "hydra", "omegaconf", "pandas", "scipy", "metaworld", "rich", "matplotlib")
+
+SLEEPER = """
+import time
+import numpy as np
+class Sleeper:
+    def __init__(self, task, seed, *, pause: float = 0.05): self.pause, self.seen = pause, 0
+    def begin_task(self, task): pass
+    def learn(self, experience):
+        while experience.remaining:
+            experience.steps(min(8, experience.remaining)); time.sleep(self.pause); self.seen += 1
+    def end_task(self, task): pass
+    def policy(self, task):
+        class Policy:
+            def initial_state(self, batch): return None
+            def act(self, o, s): return np.zeros((len(o), task.output_size)), s
+        return Policy()
+    def state_dict(self): return {"seen": self.seen}
+    def load_state_dict(self, state): self.seen = state["seen"]
+"""
+
+
+def call(*words):
+    return cli.main([str(word) for word in words])
+
+
+def shell(*words, env=None):
+    return subprocess.run(
+        [sys.executable, "-m", "clbench", *map(str, words)], capture_output=True, text=True, check=False, env={**os.environ, **(env or {})}
+    )
+
+
+@pytest.mark.parametrize("words", [["list"], ["list", "agents"], ["--help"], ["run", "--help"], ["list", "runs"]])
+def test_listing_and_help_import_nothing_heavy(words):
+    code = f"import sys; from clbench import cli; cli.main({words!r}); print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_list_is_quick():
+    def seconds():
+        begin = time.perf_counter()
+        assert shell("list", "agents").returncode == 0
+        return time.perf_counter() - begin
+
+    bare = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import numpy"], check=True)
+    bare = time.perf_counter() - bare
+    assert min(seconds() for _ in range(3)) < 0.5 + bare  # a busy machine slows both
+
+
+@pytest.mark.parametrize(
+    "kind", ["agents", "streams", "configs", "experiments", "methods", "backbones", "learners", "metrics", "benchmarks"]
+)
+def test_every_listing_is_json_with_names_and_descriptions(kind, capsys):
+    assert call("list", kind, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows and all(row["name"] and row["provider"] for row in rows)
+    assert [row["name"] for row in rows if not row["description"]] == []
+
+
+def test_runs_are_listed_with_their_state(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call("list", "runs") == 0
+    assert "no runs" in capsys.readouterr().out
+    assert call("run", *TINY, "agent=random", "--quiet") == 0
+    folder = capsys.readouterr().out.strip()
+    assert call("list", "runs", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row == {"name": "random", "stream": "toy@1", "budget": "smoke", "seed": 0, "state": "done", "folder": folder}
+
+
+@pytest.mark.parametrize("name", ["ewc", "toy", "rmt", "performance", "cw.performance", "quickstart", "behaviour-cloning", "random"])
+def test_everything_listed_can_be_described(name, capsys):
+    assert call("describe", name) == 0
+    text = capsys.readouterr().out
+    assert name in text.split("\n")[0]
+    assert call("describe", name, "--json") == 0
+    json.loads(capsys.readouterr().out)
+
+
+def test_a_run_is_described_and_measured_from_its_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call("run", *TINY, "agent=random", "--quiet") == 0
+    folder = Path(capsys.readouterr().out.strip())
+    before = {name: (folder / name).read_bytes() for name in ("evals.csv", "summary.json")}
+    assert call("describe", folder) == 0
+    assert "toy@1, budget smoke" in capsys.readouterr().out
+    for name in before:
+        (folder / name).unlink()
+    assert call("metrics", tmp_path) == 0
+    assert "performance" in capsys.readouterr().out
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert call("metrics", tmp_path, "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["agent"] == "random"
+
+
+def test_metrics_without_runs_are_definitions(capsys):
+    assert call("metrics") == 0
+    text = capsys.readouterr().out
+    assert "forgetting" in text and "Score lost since the end of each task's own phase" in text
+
+
+def test_a_run_says_what_it_measured_and_where(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call("run", *TINY, "agent=random") == 0
+    text = capsys.readouterr().out
+    assert "random toy s0  phase 1/2 toy-0  step 64/128" in text
+    assert "Performance" in text and "higher is better" in text
+    assert "results/runs/toy@1/smoke/random/s000-" in text and "summary.json" in text
+    folder = next(Path("results").rglob("config.yaml")).parent
+    assert {f.name for f in folder.iterdir()} >= {"run.json", "config.yaml", "events.jsonl", "evals.csv", "summary.json", "DONE"}
+    assert "/" not in json.dumps(json.loads((folder / "attempts" / "0.json").read_text())["argv"][:1])
+
+
+def test_dry_run_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call("run", *TINY, "agent=random,ewc", "seed=range(0,2)", "--dry-run") == 0
+    text = capsys.readouterr().out
+    assert text.count(" new ") == 4
+    assert not list(tmp_path.iterdir())
+
+
+def test_words_and_flags_may_be_mixed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call("run", "stream=toy", "--dry-run", "agent=random", "--json", "seed=2") == 0
+    assert json.loads(capsys.readouterr().out)[0]["seed"] == 2
+
+
+def test_check_prints_clauses_and_its_exit_code_is_3_on_a_failure(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("sleeper.py").write_text(SLEEPER.replace("0.05", "0.0"))
+    assert call("check", "./sleeper.py:Sleeper") == 0, capsys.readouterr()
+    text = capsys.readouterr().out
+    assert "ok    demonstrations" in text and "keeps the contract" in text and "does not take it" in text
+    Path("lazy.py").write_text(SLEEPER.replace("0.05", "0.0").replace("while experience.remaining:", "while experience.remaining > 3:"))
+    assert call("check", "./lazy.py:Sleeper") == 3
+    said_there = capsys.readouterr()
+    assert "FAIL  demonstrations" in said_there.out and "clauses do not hold" in said_there.err
+
+
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(capsys):
+    assert call("run", "stream=toi", "agent=random", "--debug") == 2
+    text = capsys.readouterr().err
+    assert "Traceback" in text and text.strip().endswith("See: clbench list streams")
+
+
+def test_our_own_bug_is_one_line_and_exit_code_1(monkeypatch, capsys):
+    monkeypatch.setattr("clbench.catalogue.files", lambda group: 1 / 0)
+    assert call("list", "agents") == 1
+    text = capsys.readouterr().err
+    assert text.startswith("clbench: ZeroDivisionError") and len(text.splitlines()) == 1
+
+
+def test_a_closed_pipe_is_no_error():
+    done = subprocess.run(f"{sys.executable} -m clbench list | head -1", shell=True, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("agents") and done.stderr == ""
+
+
+def test_plain_output_has_no_escape_codes(tmp_path):
+    done = shell("run", *TINY, "agent=random", f"results_dir={tmp_path}")
+    assert done.returncode == 0 and "\x1b" not in done.stdout + done.stderr
+
+
+def test_quiet_run_says_its_folder_alone(tmp_path):
+    done = shell("run", *TINY, "agent=random", f"results_dir={tmp_path}", "--quiet")
+    assert done.stderr == "" and (Path(done.stdout.strip()) / "DONE").exists()
+
+
+def wait_for(path, seconds=60):
+    end = time.monotonic() + seconds
+    while not list(path.rglob("events.jsonl")):
+        assert time.monotonic() < end, "the run did not begin"
+        time.sleep(0.1)
+    time.sleep(0.5)
+
+
+@pytest.mark.parametrize("jobs", [[], ["--jobs", "2"]])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_with_75_and_the_same_command_continues(tmp_path, number, jobs):
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    words = ["run", *TINY, f"agent={tmp_path}/sleeper.py:Sleeper", f"results_dir={tmp_path}/out", *jobs]
+    words += ["seed=0,1"] if jobs else []
+    process = subprocess.Popen([sys.executable, "-m", "clbench", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(tmp_path / "out")
+    process.send_signal(number)
+    _, said_there = process.communicate(timeout=60)
+    assert process.returncode == 75, said_there
+    assert "same command again" in said_there and "Traceback" not in said_there
+    assert not list((tmp_path / "out").rglob("DONE"))
+    done = shell(*words, "agent.pause=0.05")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").rglob("DONE"))) == (2 if jobs else 1)
+
+
+def test_an_experiment_runs_reports_and_does_nothing_the_second_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(
+        "name: tiny\nreport: false\nruns:\n  - {agents: [random], streams: [toy], seeds: [0, 1], "
+        "overrides: [stream.units=64, stream.points=1, stream.tasks=2, stream.held_out=0]}\n"
+    )
+    first = shell("run", "experiment=./tiny.yaml", "--jobs", "2")
+    assert first.returncode == 0, first.stderr
+    assert "2 runs, 2 at once" in first.stdout and "2 done" in first.stdout and "Performance" in first.stdout
+    second = shell("run", "experiment=./tiny.yaml")
+    assert second.returncode == 0 and "2 of 2 runs are done already" in second.stdout and "at once" not in second.stdout
+
+
+def test_workers_share_the_cores():
+    assert Pool(1)._environment(0, 1)["OMP_NUM_THREADS"] == "1"
+    assert int(Pool(64)._environment(0, 2)["CLBENCH_WORKERS"]) == 1
+
+
+def test_every_job_is_collected_and_a_death_without_words_is_named(tmp_path):
+    jobs = [Job((f"stream=none{n}", "agent=random"), tmp_path, f"job {n}") for n in range(3)]
+    heard = []
+    outcomes = Pool(2).run(jobs, heard.append)
+    assert [o.job.title for o in outcomes] == ["job 0", "job 1", "job 2"] and len(heard) == 3
+    assert all(o.state == "failed" and "Unknown stream" in o.message for o in outcomes)
+
+
+def test_tables_align_numbers_right(capsys):
+    Output().table(("name", "value"), [("a", 1.5), ("long name", None), ("b", "1,200")])
+    assert capsys.readouterr().out == "name       value\na          1.500\nlong name      -\nb          1,200\n"
+
+
+@pytest.mark.parametrize(
+    "seconds, text", [(0.42, "0.4 s"), (9.4, "9 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (None, "-"), (0, "0 s")]
+)
+def test_durations_are_for_readers(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_an_exception_is_said_with_its_place():
+    try:
+        raise ValueError("two\nlines")
+    except ValueError as error:
+        assert said(error).startswith("ValueError: two") and "test_cli.py:" in said(error)
