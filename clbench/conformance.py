@@ -95,7 +95,7 @@ def _learns(agent: AgentSpec, stream: TaskStream) -> None:
 
 
 def _spends_exactly(agent: AgentSpec, stream: TaskStream) -> None:
-    """`learn` spends every grant, also one that no batch divides, and asks for no more. A world of B environments is granted whole steps."""
+    """`learn` spends every grant, also one that no batch divides, and asks for no more. Worlds of B environments grant whole steps."""
     built = _build(agent, stream.info(0))
     built.begin_task(stream.info(0))
     experience = stream.tasks[0].experience(0)

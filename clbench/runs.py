@@ -129,7 +129,7 @@ class Request:
             "seed": self.seed,
             "order_id": 0,
             "protocol_version": PROTOCOL_VERSION,
-            "track": {"task_identity": any(t.info.index is not None for t in stream.tasks), "boundaries": stream.boundaries},
+            "track": {"task_identity": stream.options.get("identity"), "boundaries": stream.boundaries},
             "determinism": {"threads": self.threads},
             "clbench": {"version": version("clbench"), **git_state(Path(__file__).parent)},
         }

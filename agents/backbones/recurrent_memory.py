@@ -48,7 +48,7 @@ class RecurrentMemoryTransformer(Backbone):
         *,
         width: int = 64,
         layers: int = 2,
-        heads: int = 4,
+        heads: int = 2,
         feedforward: int = 4,
         segment_length: int = 16,
         memory_tokens: int = 4,

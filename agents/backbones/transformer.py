@@ -29,7 +29,7 @@ class Transformer(Backbone):
         *,
         width: int = 64,
         layers: int = 2,
-        heads: int = 4,
+        heads: int = 2,
         feedforward: int = 4,
         context: int = 256,
         dropout: float = 0.0,

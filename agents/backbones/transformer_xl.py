@@ -39,7 +39,7 @@ class TransformerXL(Backbone):
         *,
         width: int = 64,
         layers: int = 2,
-        heads: int = 4,
+        heads: int = 2,
         feedforward: int = 4,
         segment_length: int = 16,
         memory_length: int = 32,

@@ -51,7 +51,7 @@ class BehaviourCloning(Learner):
         window: int = 32,
         learning_rate: float = 1e-3,
         gradient_clip: float = 0.0,
-        warmup: int = 0,
+        warmup: int = 100,
         reset_optimizer: bool = True,
         input_scale: float = 1.0,
         state_dependent_std: bool = False,

@@ -130,8 +130,8 @@ class Prediction(NamedTuple):
 class TokenModel(nn.Module):
     """Embedding of V tokens and the first one, backbone, and the embedding again as head.
 
-    What goes in is multiplied by sqrt(D) (Vaswani et al. 2017, arXiv:1706.03762, section 3.4), so that entries of unit size meet a head whose
-    logits begin small: with tied weights alone, tasks that bind a key to a value took off late or not at all.
+    What goes in is multiplied by sqrt(D) (Vaswani et al. 2017, arXiv:1706.03762, section 3.4), so that entries of unit size meet a head
+    whose logits begin small: with tied weights alone, tasks that bind a key to a value took off late or not at all.
     """
 
     def __init__(self, backbone: Backbone, vocabulary: int) -> None:

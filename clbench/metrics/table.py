@@ -20,7 +20,7 @@ from .shots import FewShotCurve, few_shot, few_shot_area, few_shot_gain
 from .windows import Vector, Window, missing_cell
 
 METRIC_VERSION = 1
-SHOTS = (0, 1, 2, 5, 10)
+SHOTS = (0, 1, 2, 5, 10, 20, 50)
 
 
 @dataclass(frozen=True)
