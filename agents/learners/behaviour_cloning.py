@@ -49,7 +49,7 @@ class BehaviourCloning(Learner):
         batch_size: int = 256,
         lanes: int = 16,
         window: int = 32,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-4,
         gradient_clip: float = 0.0,
         warmup: int = 100,
         reset_optimizer: bool = True,
