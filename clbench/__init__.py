@@ -57,7 +57,7 @@ _HOME = {
     "run": "api",
     "statistics": "",
 }
-__all__ = sorted(_HOME)
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -135,7 +135,7 @@ def _problem(config: DictConfig, override: Override) -> str | None:
         if key not in known:
             return _unknown_key(path[:depth], key, known, config)
         if depth < len(path) - 1:
-            node = node._get_node(key) if OmegaConf.is_missing(node, key) else node[key]
+            node = node._get_node(key) if OmegaConf.is_missing(node, key) else node[key]  # pyright: ignore[reportPrivateUsage]
     value = override.value()
     try:
         trial = config.copy()
@@ -147,8 +147,8 @@ def _problem(config: DictConfig, override: Override) -> str | None:
 
 
 def _type_of(node: DictConfig, key: str) -> Any:
-    field = node._get_node(key)
-    return Any if field is None or isinstance(field, list) else field._metadata.ref_type
+    field = node._get_node(key)  # pyright: ignore[reportPrivateUsage]  OmegaConf has no public way to a field's type
+    return Any if field is None or isinstance(field, list) else field._metadata.ref_type  # pyright: ignore[reportPrivateUsage]
 
 
 def _unknown_key(above: Sequence[str], key: str, known: Sequence[str], config: DictConfig) -> str:

@@ -59,7 +59,11 @@ def resolve(overrides: Sequence[str], given: Mapping[str, Any] | None = None) ->
     choices = {"stream": choose_stream(stream, budget), "agent": choose_agent(agent)}
     tree = compose({group: choice.node for group, choice in choices.items()}, words, budget)
     device = typed.literal.get("device", str(given.get("device", tree["device"])))
-    tree = {**tree, "device": device, "results_dir": typed.literal.get("results_dir", str(given.get("results_dir", tree["results_dir"])))}
+    tree: dict[str, Any] = {
+        **tree,
+        "device": device,
+        "results_dir": typed.literal.get("results_dir", str(given.get("results_dir", tree["results_dir"]))),
+    }
     task_stream = build_stream(choices["stream"], tree["stream"])
     spec = build_agent(choices["agent"], tree["agent"], checked_device(device))
     return Resolved(Request(spec, task_stream, tree["seed"], tree["threads"]), Path(tree["results_dir"]).expanduser(), tree)

@@ -84,7 +84,7 @@ def _teach(built: Agent, stream: TaskStream, units: int, *, column: int = 0, see
     experience = stream.tasks[column].experience(seeding.integer(seed, "check", column))
     experience.meter.grant(units)
     with guards.seeded_global_generators(seed):
-        Session._spend(built, experience, f"a grant of {units} {experience.unit}")
+        Session.spend(built, experience, f"a grant of {units} {experience.unit}")
 
 
 def _learns(agent: AgentSpec, stream: TaskStream) -> None:
@@ -265,11 +265,11 @@ def _answers_in_bounds(agent: AgentSpec, stream: TaskStream) -> None:
 
 def _arguments_untouched(agent: AgentSpec, stream: TaskStream) -> None:
     """A policy changes neither what it is shown nor the state it is given."""
-    policy = _taught(agent, stream).policy(stream.tasks[0].info)
+    policy: Any = _taught(agent, stream).policy(stream.tasks[0].info)
     probe = _probe(stream)
     shown = probe.copy()
     state = policy.initial_state(len(probe))
-    member = policy.logits if stream.tasks[0].info.experience == "text" else policy.act
+    member: Any = policy.logits if stream.tasks[0].info.experience == "text" else policy.act
     first, _ = member(shown, state)
     first = np.array(first)
     if not np.array_equal(shown, probe):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,7 +79,7 @@ def restore_global_generators(state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def seeded_global_generators(seed: int) -> Iterator[None]:
+def seeded_global_generators(seed: int) -> Generator[None]:
     """Within it the global generators follow from `seed`; afterwards they are as they were before.
 
     clbench itself draws from none of them; agents from outside may, and then still give the same numbers for the same seed.

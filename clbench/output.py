@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,7 +63,7 @@ class Output:
         sys.stderr.write(traceback.format_exc())
 
     @contextmanager
-    def warnings_as_lines(self) -> Iterator[None]:
+    def warnings_as_lines(self) -> Generator[None]:
         """Python's warnings as one line each, without a path into the sources."""
         before = warnings.showwarning
         warnings.showwarning = lambda message, *_args, **_more: self.warn(str(message))

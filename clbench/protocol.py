@@ -10,7 +10,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,7 +104,7 @@ class Clock:
     seconds: dict[str, float] = field(default_factory=lambda: {"prepare": 0.0, "learn": 0.0, "evaluate": 0.0, "adapt": 0.0, "save": 0.0})
 
     @contextmanager
-    def measure(self, purpose: str) -> Iterator[None]:
+    def measure(self, purpose: str) -> Generator[None]:
         """Add the time spent inside to `purpose`."""
         begin = time.perf_counter()
         try:
@@ -213,10 +213,11 @@ class Session:
         assert experience is not None
         experience.meter.grant(moment.until - experience.meter.granted)
         with self._clock.measure("learn"):
-            self._spend(self.agent, experience, f"phase {moment.phase}")
+            self.spend(self.agent, experience, f"phase {moment.phase}")
 
     @staticmethod
-    def _spend(agent: Agent, experience: Experience, where: str) -> None:
+    def spend(agent: Agent, experience: Experience, where: str) -> None:
+        """Let `agent` learn from what was granted; it must spend all of it and no more."""
         granted = experience.meter.granted
         try:
             agent.learn(experience)
@@ -318,7 +319,7 @@ class Session:
             if shots:
                 experience = task.experience(support, shots=shots)
                 experience.meter.grant(few.units)
-                self._spend(copy, experience, f"adaptation to '{task.name}' with {shots} {few.shot_unit}")
+                self.spend(copy, experience, f"adaptation to '{task.name}' with {shots} {few.shot_unit}")
         return self._score(copy, task, self._stream.seed("evaluation", task))
 
     # -- saving -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -296,7 +296,7 @@ def _json(value: Any) -> str:
 
 
 @contextmanager
-def _prepared(request: Request) -> Iterator[None]:
+def _prepared(request: Request) -> Generator[None]:
     """Threads as asked for, put back afterwards."""
     import torch
 
@@ -323,7 +323,7 @@ class _StopFlag:
         self.reason = signal.Signals(number).name
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
+    def installed(self) -> Generator[None]:
         import threading
 
         if threading.current_thread() is not threading.main_thread():

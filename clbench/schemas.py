@@ -91,7 +91,11 @@ def node(group: str, values: Mapping[str, Any], constructor: Callable[..., Any],
     own = OWN_FIELDS[group]
     defaults = values.get("defaults", [])
     composed = targets(defaults)
-    fields = [("name", str, field(default=MISSING)), ("kind", str, field(default=MISSING)), ("description", str, field(default=""))]
+    fields: list[tuple[str, Any, Any]] = [
+        ("name", str, field(default=MISSING)),
+        ("kind", str, field(default=MISSING)),
+        ("description", str, field(default="")),
+    ]
     if group == "stream":
         fields += [("version", int, field(default=1)), ("budget", str, field(default=MISSING))]
     options = schema(constructor, {*own, "device"} if group == "agent" else own)

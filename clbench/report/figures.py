@@ -7,7 +7,7 @@ Interactive versions are in `interactive`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from importlib import resources
@@ -38,7 +38,7 @@ Draw = Callable[[Table], "Figure | None"]
 
 
 @contextmanager
-def style() -> Iterator[None]:
+def style() -> Generator[None]:
     """Within it matplotlib draws and saves in the house style."""
     import matplotlib
 

@@ -14,8 +14,11 @@ from .tables import Row, Table
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-MARKERS = {"o": "circle", "s": "square", "^": "triangle-up", "v": "triangle-down", "D": "diamond", "p": "pentagon", "<": "triangle-left"}
-MARKERS |= {">": "triangle-right", "*": "star"}
+MARKERS = {"o": "circle", "s": "square", "^": "triangle-up", "v": "triangle-down", "D": "diamond", "p": "pentagon"} | {
+    "<": "triangle-left",
+    ">": "triangle-right",
+    "*": "star",
+}
 PANEL_PIXELS = 150
 BLUES = [[0, "#f7fbff"], [0.25, "#c6dbef"], [0.5, "#6baed6"], [0.75, "#2171b5"], [1, "#08306b"]]
 

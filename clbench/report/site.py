@@ -246,7 +246,7 @@ def _environment(site: _Site) -> Any:
     environment = Environment(
         loader=PackageLoader("clbench.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(
+    names: dict[str, Any] = dict(
         version=version("clbench"),
         navigation=site.navigation,
         agent_files=site.agent_files,
@@ -257,6 +257,7 @@ def _environment(site: _Site) -> Any:
         spread_text=_spread_text,
         sort_value=_sort_value,
     )
+    environment.globals.update(names)
     return environment
 
 
@@ -474,7 +475,7 @@ def _few_shot_table(run: LoadedRun) -> dict[str, Any]:
 def _run_provenance(run: LoadedRun) -> list[list[str]]:
     stamp = run.manifest.get("clbench") or {}
     last = run.attempts[-1] if run.attempts else {}
-    rows = [
+    rows: list[list[Any]] = [
         ["started", run.manifest.get("created_utc")],
         ["stream hash", run.manifest["stream"]["hash"]],
         ["agent", _origin_of(run)],
