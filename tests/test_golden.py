@@ -10,7 +10,7 @@ from clbench.stream import digest, plain
 
 SPECS = {
     "toy": "56fcaeb03dbac69f",
-    "alg": "6a3724d4e7431c3d",
+    "alg": "1cbae30feba90b98",
     "mw3-demo": "1b54cfca969d72c6",
     "cw10-demo": "e0a37dacc65b0f64",
     "cw20-demo": "87e37cf580380f06",
