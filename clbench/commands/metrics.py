@@ -27,7 +27,16 @@ if TYPE_CHECKING:
 BROKEN = 3
 SIDE_BY_SIDE = 5
 """More runs than this are rows, with the headline metrics only."""
-HEADLINE = ("performance", "worst_task", "forgetting", "forward_transfer", "learning_auc", "few_shot_area", "few_shot_gain")
+HEADLINE = (
+    "performance",
+    "worst_task",
+    "forgetting",
+    "forward_transfer",
+    "forward_transfer_raw",
+    "learning_auc",
+    "few_shot_area",
+    "few_shot_gain",
+)
 COUNTED = ("bytes", "numbers", "units", "updates")
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..experiment import Experiment
 
 SOME_FAILED = 4
-HEADLINE = ("performance", "forgetting", "forward_transfer", "few_shot_area", "few_shot_gain")
+HEADLINE = ("performance", "forgetting", "forward_transfer", "forward_transfer_raw", "few_shot_area", "few_shot_gain")
 
 
 class RunFailed(ClbenchError):
