@@ -75,8 +75,11 @@ Moment = Evaluate | Adapt | Begin | Learn | End
 
 
 def moments(stream: TaskStream) -> list[Moment]:
-    """The whole run in order. The row at a boundary comes after `end_task` and belongs to the phase that just ended."""
-    everything = tuple(range(len(stream.tasks)))
+    """The whole run in order. The row at a boundary comes after `end_task` and belongs to the phase that just ended.
+
+    A boundary asks about all tasks; in the reference run of a single task, about that one.
+    """
+    everything = stream.phases[0].columns if stream.role == "single" else tuple(range(len(stream.tasks)))
     few = stream.few_shot
     plan: list[Moment] = [Evaluate(-1, 0, everything), *_adaptations(stream, -1)]
     step = 0
@@ -86,7 +89,7 @@ def moments(stream: TaskStream) -> list[Moment]:
             plan.append(Learn(number, until))
             last = until == phase.units
             plan += [End(number)] if last else []
-            plan.append(Evaluate(number, step + until, everything if last and stream.role != "single" else phase.columns))
+            plan.append(Evaluate(number, step + until, everything if last else phase.columns))
         step += phase.units
         plan += _adaptations(stream, number) if few else []
     return plan

@@ -129,10 +129,16 @@ class Request:
             "seed": self.seed,
             "order_id": 0,
             "protocol_version": PROTOCOL_VERSION,
-            "track": {"task_identity": stream.options.get("identity"), "boundaries": stream.boundaries},
+            "track": {"task_identity": _identity(stream), "boundaries": stream.boundaries},
             "determinism": {"threads": self.threads},
             "clbench": {"version": version("clbench"), **git_state(Path(__file__).parent)},
         }
+
+
+def _identity(stream: TaskStream) -> str:
+    """How tasks are told apart: in the stream's own word where it has one, else by whether the agent is told their number."""
+    said = stream.options.get("identity")
+    return str(said) if said else "hidden" if stream.tasks[0].info.index is None else "cued"
 
 
 def git_state(folder: Path) -> dict[str, Any]:

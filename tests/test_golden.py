@@ -10,10 +10,10 @@ from clbench.stream import digest, plain
 
 SPECS = {
     "toy": "56fcaeb03dbac69f",
-    "alg": "1cbae30feba90b98",
+    "alg": "1eff17f81b41eab2",
     "mw3-demo": "1b54cfca969d72c6",
-    "cw10-demo": "e0a37dacc65b0f64",
-    "cw20-demo": "87e37cf580380f06",
+    "cw10-demo": "e0815db879009b32",
+    "cw20-demo": "0c47bd770fd1abd6",
 }
 
 

@@ -1,8 +1,9 @@
 """Language modelling: each scored token is predicted from all before it in its example; the loss is its cross-entropy.
 
 The embedding is also the head (Press and Wolf 2017, arXiv:1608.05859). Every example is read from a first token of its own (index V), so
-that position t of the networks predicts token t from the tokens before t; a `Predictor` puts the same token in front. Optimiser and rates
-are those of the pilot (language.md, 7.10).
+that position t of the networks predicts token t from the tokens before t; a `Predictor` puts the same token in front. The optimiser is
+the pilot's (language.md, 7.10) at half its rate and batch; with a quarter of its clipping norm and a longer warm-up
+associative recall was learned from 83,200 examples on six of six tuning seeds, where the pilot's values left some at guessing.
 Shape letters: B rows, T time, V vocabulary, D width.
 """
 
@@ -45,13 +46,13 @@ class LanguageModelling(Learner):
         seed: int,
         device: torch.device,
         *,
-        batch_size: int = 32,
+        batch_size: int = 16,
         window: int = 0,
-        learning_rate: float = 2e-3,
+        learning_rate: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.98),
         weight_decay: float = 0.01,
-        warmup: int = 50,
-        gradient_clip: float = 1.0,
+        warmup: int = 400,
+        gradient_clip: float = 0.25,
         reset_optimizer: bool = True,
     ) -> None:
         first, second = betas

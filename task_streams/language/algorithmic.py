@@ -137,7 +137,7 @@ FLOORS: Mapping[str, Mapping[str, float]] = {
 }
 BINDING = ("recall", "last-write", "dictionary", "variable-chase")  # learned late and abruptly: all get the same, larger budget
 EXAMPLES: Mapping[str, Mapping[str, int]] = {  # training examples a phase
-    "smoke": {"reverse": 44_800, "sort": 16_000, "freq-sort": 25_600, "copy": 51_200, **dict.fromkeys(BINDING, 83_200)},
+    "smoke": {"reverse": 44_800, "sort": 16_000, "freq-sort": 28_800, "copy": 51_200, **dict.fromkeys(BINDING, 83_200)},
     "standard": dict.fromkeys(STREAM["standard"], 1_280_000),
     "paper": dict.fromkeys(STREAM["paper"], 1_280_000),
 }
@@ -145,7 +145,7 @@ TEST_EXAMPLES: Mapping[str, int] = {"smoke": 256, "standard": 1000, "paper": 200
 IDENTITIES = ("cued", "blind", "oracle-id")
 
 
-def tasks(profile: str, names: Sequence[str], *, identity: str = "cued") -> list[TextTask]:
+def tasks(profile: str, names: Sequence[str], *, identity: str = "cued", scored_on: str = "test") -> list[TextTask]:
     """The tasks `names` at the sizes of `profile`, in this order.
 
     identity `cued`: an op-code in the text names the task. `blind`: nothing does. `oracle-id`: the op-code, and `info.index` is the place
@@ -166,6 +166,7 @@ def tasks(profile: str, names: Sequence[str], *, identity: str = "cued") -> list
             cue=None if identity == "blind" else vocabulary().id(f"op:{name}"),
             test_examples=TEST_EXAMPLES[profile],
             floor=FLOORS[profile][name],
+            scored_on=scored_on,
             index=number if told else None,
             num_tasks=len(names) if told else 1,
         )

@@ -23,6 +23,7 @@ def algorithmic_stream(
     boundaries: bool = True,
     joint: bool = False,
     only: int | None = None,
+    validation: bool = False,
     units: Mapping[str, int] | None = None,
     points: int = 5,
     window: int = 1,
@@ -34,20 +35,21 @@ def algorithmic_stream(
 
     `units`: training examples by task; without it the table of the stream. identity "cued": an op-code in the text; "blind": nothing tells
     tasks apart; "oracle-id": the op-code and `TaskInfo.index`. `held_out` tasks are adapted to from `shots` examples, `draws` times, with
-    `adaptation_units` examples drawn from them, by the untrained agent and after the last phase.
+    `adaptation_units` examples drawn from them, by the untrained agent and after the last phase. `validation`: all scores are on examples of
+    their own, for tuning.
     """
     if budget not in STREAM:
         raise UserError(f"stream '{name}': budget must be one of {', '.join(STREAM)}, got '{budget}'")
     names = list(STREAM[budget] if tasks is None else tasks)
     others = list(HELD_OUT[budget] if held_out is None else held_out)
-    made = make_tasks(budget, [*names, *others], identity=identity)
+    made = make_tasks(budget, [*names, *others], identity=identity, scored_on="validation" if validation else "test")
     columns, adapted = tuple(made[: len(names)]), tuple(made[len(names) :])
     table = {**EXAMPLES[budget], **(units or {})}
     if missing := [task for task in names if task not in table]:
         raise UserError(f"stream '{name}': no number of training examples for '{missing[0]}'; add it to units")
     if only is not None and not 0 <= only < len(names):
         raise UserError(f"stream '{name}': only must name a task 0..{len(names) - 1}, got {only}")
-    base = name if identity == "cued" else f"{name}-{identity}"
+    base = (name if identity == "cued" else f"{name}-{identity}") + ("-validation" if validation else "")
     full_name, role, phases = variant(base, len(names), [table[task] for task in names], points, joint=joint, only=only)
     few = None
     if adapted and (role != "single" or only == 0):  # every single run of one seed would measure the same untrained agent

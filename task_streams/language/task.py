@@ -46,7 +46,7 @@ class TextTask:
     """Implements `clbench.interfaces.Task` over generated examples; `scale` runs from the best shortcut to 1.
 
     `cue`: the op-code that opens each text, None where the task stays unsaid. `info.index` is None but in the oracle-id variant.
-    `floor`: the frozen level of the best shortcut; measured here if not given.
+    `floor`: the frozen level of the best shortcut; measured here if not given. `scored_on`: the split of the scored examples.
     """
 
     def __init__(
@@ -56,13 +56,14 @@ class TextTask:
         cue: int | None,
         test_examples: int,
         floor: float | None = None,
+        scored_on: str = "test",
         index: int | None = None,
         num_tasks: int = 1,
     ) -> None:
         size = vocabulary().size
         self.name = generator.name
         self.info = TaskInfo(index, num_tasks, "text", size, size)
-        self._generator, self._cue, self._test_examples = generator, cue, test_examples
+        self._generator, self._cue, self._test_examples, self._scored_on = generator, cue, test_examples, scored_on
         floor = max(self.floors().values()) if floor is None else floor
         if floor > HIGHEST_FLOOR:
             raise ContractError(
@@ -115,7 +116,7 @@ class TextTask:
     def _test_set(self, seed: int) -> tuple[Integer, Bool]:
         """The test examples of `seed`; the last set made is kept, because a run asks for the same one again and again."""
         if self._test is None or self._test[0] != seed:
-            source = Examples(self._generator, "test", seed, self._cue)
+            source = Examples(self._generator, self._scored_on, seed, self._cue)
             tokens, mask, _ = source.examples(np.arange(self._test_examples))
             self._test = (seed, tokens, mask)
         return self._test[1:]

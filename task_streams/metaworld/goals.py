@@ -1,4 +1,4 @@
-"""Frozen position vectors of all 50 Meta-World tasks, in three splits that share none.
+"""Frozen position vectors of all 50 Meta-World tasks, in four splits that share none.
 
 A position vector (Meta-World's `rand_vec`, 3 to 6 numbers in metres) fixes where the objects and the goal of an episode are. They are drawn
 uniformly from the task's own reset space, as Meta-World's MT and ML benchmarks draw theirs; 21 tasks reject vectors whose object is too
@@ -24,8 +24,8 @@ from clbench.errors import UserError, unknown_name
 
 Array = NDArray[np.float64]
 
-SPLITS = {"train": 60, "evaluation": 60, "few-shot": 40}
-"""How many vectors each split holds. A standard evaluation uses the first 50; few-shot holds 20 to learn from and 20 spare."""
+SPLITS = {"train": 60, "evaluation": 60, "few-shot": 40, "validation": 60}
+"""How many vectors each split holds. An evaluation uses the first 50; few-shot holds 20 to learn from and 20 spare; tuning is scored on validation."""
 
 _SEED = 0
 

@@ -15,7 +15,7 @@ from clbench.errors import UserError
 from clbench.interfaces import TaskInfo
 from clbench.stream import FewShot, TaskStream, variant
 
-from .goals import SPLITS, goals
+from .goals import goals
 from .task import ACTION_SIZE, OBSERVATION_SIZE, MetaWorldTask
 
 
@@ -31,6 +31,7 @@ def demonstration_stream(
     boundaries: bool = True,
     joint: bool = False,
     only: int | None = None,
+    validation: bool = False,
     demonstrations: int = 40,
     noise: float = 0.1,
     horizon: int = 200,
@@ -46,13 +47,14 @@ def demonstration_stream(
 
     identity "cued": each visit is a column of its own and its one-hot ends the observation; "hidden": no cue, and visits to one task share
     a column. `held_out` tasks are adapted to from `shots` demonstrations, `draws` times, with `adaptation_units` steps each, by the
-    untrained agent and after the last phase.
+    untrained agent and after the last phase. `validation`: all scores are on goals of their own, for tuning.
     """
     if identity not in ("cued", "hidden"):
         raise UserError(f"stream '{name}': identity must be cued or hidden, got '{identity}'")
     if repeats < 1:
         raise UserError(f"stream '{name}': repeats must be > 0, got {repeats}")
     cued = identity == "cued"
+    scored_on = "validation" if validation else "evaluation"
     visits = [(task, visit) for visit in range(repeats) for task in tasks]
     columns = visits if cued else visits[: len(tasks)]
     total = len(columns) + len(held_out)
@@ -66,13 +68,21 @@ def demonstration_stream(
             output_size=ACTION_SIZE,
         )
         return MetaWorldTask(
-            task, info, demonstrations=demonstrations, noise=noise, horizon=horizon, episodes=episodes, cue=cued, label=label
+            task,
+            info,
+            demonstrations=demonstrations,
+            noise=noise,
+            horizon=horizon,
+            episodes=episodes,
+            scored_on=scored_on,
+            cue=cued,
+            label=label,
         )
 
     made = tuple(make(task, n, task if visit == 0 else f"{task}-{visit + 1}") for n, (task, visit) in enumerate(columns))
     if only is not None and not 0 <= only < len(made):
         raise UserError(f"stream '{name}': only must name a task 0..{len(made) - 1}, got {only}")
-    base = name if cued else f"{name}-hidden"
+    base = (name if cued else f"{name}-hidden") + ("-validation" if validation else "")
     order = list(range(len(made))) * (1 if cued else repeats)
     full_name, role, phases = variant(base, len(made), [units] * len(made), points, order=order, joint=joint, only=only)
     after = (-1, len(phases) - 1) if role != "single" else (-1,)
@@ -95,7 +105,7 @@ def demonstration_stream(
         options={
             "metaworld": installed_version("metaworld"),
             "mujoco": installed_version("mujoco"),
-            "goals": _goals_hash((*tasks, *held_out)),
+            "goals": _goals_hash((*tasks, *held_out), ("train", "few-shot", scored_on)),
             "demonstrations": demonstrations,
             "noise": noise,
             "horizon": horizon,
@@ -107,7 +117,7 @@ def demonstration_stream(
     )
 
 
-def _goals_hash(tasks: Sequence[str]) -> str:
+def _goals_hash(tasks: Sequence[str], splits: Sequence[str]) -> str:
     """sha256 of every frozen position that the stream can use."""
-    content = b"".join(goals(task, split).tobytes() for task in sorted(set(tasks)) for split in sorted(SPLITS))
+    content = b"".join(goals(task, split).tobytes() for task in sorted(set(tasks)) for split in sorted(splits))
     return hashlib.sha256(content).hexdigest()

@@ -28,8 +28,7 @@ class MetaWorldTask:
 
     Observations (39 + N,) are Meta-World's (hand, gripper, objects, the same one step earlier, goal) and, where `cue` is set, the one-hot
     of the task's number among the stream's N = `info.num_tasks`. Actions (4,): motion of the hand and closing of the gripper.
-    `demonstrations` come from the train split of goals, shots from the few-shot split, scores from the first `episodes` of the evaluation
-    split; `noise` is that of the demonstrations, `horizon` the steps of a demonstration and of an evaluation episode. `label` is the name
+    `demonstrations` come from the train split of goals, shots from the few-shot split, scores from the first `episodes` of split `scored_on`; `noise` is that of the demonstrations, `horizon` the steps of a demonstration and of an evaluation episode. `label` is the name
     in tables where a task occurs twice.
     """
 
@@ -44,6 +43,7 @@ class MetaWorldTask:
         noise: float = 0.1,
         horizon: int = 200,
         episodes: int = 50,
+        scored_on: str = "evaluation",
         cue: bool,
         label: str | None = None,
     ) -> None:
@@ -53,8 +53,9 @@ class MetaWorldTask:
                 f"task '{name}': expected input and output sizes {expected} with cue={cue} and {info.num_tasks} tasks, "
                 f"got {(info.input_size, info.output_size)}"
             )
-        if not 1 <= episodes <= SPLITS["evaluation"]:
-            raise UserError(f"task '{name}': episodes must be in 1..{SPLITS['evaluation']}, got {episodes}")
+        self._goals = goals(name, scored_on)[:episodes]  # (n, .); an unknown name is refused here
+        if not 1 <= episodes <= SPLITS[scored_on]:
+            raise UserError(f"task '{name}': episodes must be in 1..{SPLITS[scored_on]}, got {episodes}")
         if demonstrations < 1:
             raise UserError(f"task '{name}': demonstrations must be > 0, got {demonstrations}")
         if cue and info.index is None:
@@ -63,7 +64,6 @@ class MetaWorldTask:
         self.info = info
         self._task = name
         self._demonstrations, self._noise, self._horizon = demonstrations, noise, horizon
-        self._goals = goals(name, "evaluation")[:episodes]  # (n, .); an unknown name is refused here
         self._suffix = np.zeros(0, dtype=np.float32)
         if cue:
             self._suffix = np.eye(info.num_tasks, dtype=np.float32)[info.index]  # (N,)
