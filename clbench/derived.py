@@ -224,17 +224,25 @@ def _load_reference(folder: Path, _modified: int) -> Reference:
     )
 
 
-def read_packed(folder: Path, limit: int = 200 * 2**20) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Manifest and events of one packed run; `limit` caps the unpacked bytes."""
+MAX_UNPACKED = 200 * 2**20
+
+
+def read_packed(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Manifest and events of one packed run."""
     file = folder / "events.jsonl.gz"
+    return read_json(folder / "run.json"), parse_events(unpacked(file, MAX_UNPACKED), str(file))
+
+
+def unpacked(file: Path, limit: int) -> bytes:
+    """The content of a gzip file of events, read as a stream; more than `limit` bytes are refused."""
     try:
         with gzip.open(file, "rb") as handle:
             data = handle.read(limit + 1)
     except (OSError, EOFError) as error:
         raise ValidationError(f"{file}: expected a gzip file of events ({error})") from None
     if len(data) > limit:
-        raise ValidationError(f"{file}: expected at most {limit} bytes unpacked, found more")
-    return read_json(folder / "run.json"), parse_events(data, str(file))
+        raise ValidationError(f"{file}: expected at most {MAX_UNPACKED} bytes unpacked in all, found more")
+    return data
 
 
 def summary(manifest: Record, events: Sequence[Record], reference: Reference | None) -> dict[str, Any]:

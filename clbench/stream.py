@@ -172,22 +172,22 @@ def plain(value: Any) -> Any:
     return value
 
 
-def variant(
-    name: str,
-    tasks: int,
-    units: Sequence[int],
-    points: int,
-    *,
-    order: Sequence[int] | None = None,
-    joint: bool = False,
-    only: int | None = None,
-) -> tuple[str, str, tuple[Phase, ...]]:
-    """Name, role and phases of a stream over `tasks` columns: one after another in `order`, all at once (`joint`), or `only` one."""
+def variant(stream: TaskStream, *, joint: bool = False, only: int | None = None) -> TaskStream:
+    """`stream` as it is, with all its tasks in one joint phase, or with the phase of task `only` alone (the single-task reference).
+
+    A reference adapts to held-out tasks before training only, and of those of one stream the first alone: every reference of one seed
+    would measure the same untrained agent.
+    """
     if joint and only is not None:
-        raise UserError(f"stream '{name}': joint and only exclude each other; give one of them")
-    order = list(range(tasks)) if order is None else list(order)
+        raise UserError(f"stream '{stream.name}': joint and only exclude each other; give one of them")
     if joint:
-        return f"{name}-joint", "joint", (Phase(tuple(range(tasks)), sum(units[n] for n in order), len(order)),)
-    if only is not None:
-        return f"{name}-only-{only}", "single", (Phase((only,), units[only], points),)
-    return name, "stream", tuple(Phase((column,), units[column], points) for column in order)
+        phases = (Phase(tuple(range(len(stream.tasks))), sum(phase.units for phase in stream.phases), len(stream.phases)),)
+        few = replace(stream.few_shot, after=(-1, 0)) if stream.few_shot else None
+        return replace(stream, name=f"{stream.name}-joint", role="joint", phases=phases, few_shot=few)
+    if only is None:
+        return stream
+    if not 0 <= only < len(stream.tasks):
+        raise UserError(f"stream '{stream.name}': only must name a task 0..{len(stream.tasks) - 1}, got {only}")
+    alone = next(phase for phase in stream.phases if phase.columns == (only,))
+    few = replace(stream.few_shot, after=(-1,)) if stream.few_shot and alone == stream.phases[0] else None
+    return replace(stream, name=f"{stream.name}-only-{only}", role="single", phases=(alone,), few_shot=few)

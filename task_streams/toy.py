@@ -17,7 +17,7 @@ from clbench import seeding
 from clbench.errors import UserError
 from clbench.experience import Demonstrations, Experience, Interaction, Text, Transition
 from clbench.interfaces import Episodes, TaskInfo
-from clbench.stream import FewShot, TaskStream, variant
+from clbench.stream import FewShot, Phase, TaskStream, variant
 
 FEATURES, ACTIONS, SYMBOLS, LENGTH = 4, 2, 8, 9
 EPISODE_STEPS, EPISODES, EVALUATION_EPISODES = 6, 12, 8
@@ -53,24 +53,20 @@ def toy_stream(
     total = tasks + held_out
     made = tuple(kinds[experience](number, total, experience, cue=identity == "cued") for number in range(total))
     base = name if identity == "cued" else f"{name}-hidden"
-    full_name, role, phases = variant(base, tasks, [units] * tasks, points, joint=joint, only=only)
-    few = (
-        FewShot(made[tasks:], tuple(shots), draws, units // 4, (-1, len(phases) - 1)) if held_out and experience != "interaction" else None
-    )
-    return TaskStream(
-        name=full_name,
+    adapts = held_out and experience != "interaction"
+    stream = TaskStream(
+        name=base,
         version=version,
         budget=budget,
         tasks=made[:tasks],
-        phases=phases,
-        few_shot=few,
+        phases=tuple(Phase((column,), units, points) for column in range(tasks)),
+        few_shot=FewShot(made[tasks:], tuple(shots), draws, units // 4, (-1, tasks - 1)) if adapts else None,
         boundaries=boundaries,
-        family=base,
-        role=role,
         kind="toy",
         options={"experience": experience, "identity": identity},
         description="linear toy tasks; for checks, not for claims",
     )
+    return variant(stream, joint=joint, only=only)
 
 
 class _ToyTask:

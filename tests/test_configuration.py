@@ -69,13 +69,15 @@ def test_every_experiment_resolves(name):
         configuration.resolve(words)
 
 
-def test_references_cover_every_task_of_their_streams_with_three_seeds():
+def test_references_cover_every_task_of_their_streams_with_at_least_three_seeds():
     requests = [configuration.resolve(words).request for words in load("references").commands]
     for family in {request.stream.family for request in requests}:
         runs = [request for request in requests if request.stream.family == family]
         tasks = {task.name for request in runs for task in request.stream.tasks}
         covered = {(request.stream.tasks[request.stream.phases[0].columns[0]].name, request.seed) for request in runs}
-        assert covered == {(name, seed) for name in tasks for seed in range(3)}
+        seeds = {request.seed for request in runs}
+        assert seeds >= {0, 1, 2}
+        assert covered == {(name, seed) for name in tasks for seed in seeds}
 
 
 def test_the_budget_section_stands_under_what_is_typed():

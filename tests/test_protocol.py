@@ -25,6 +25,11 @@ def test_the_row_at_a_boundary_comes_after_end_task_and_before_the_next_phase(to
     assert plan[-1] == Adapt(2, 0)
 
 
+def test_the_reference_run_of_a_single_task_asks_about_that_task_only():
+    plan = moments(toy_stream(name="toy", version=1, budget="smoke", held_out=0, only=1))
+    assert plan == [Evaluate(-1, 0, (1,)), Begin(0), Learn(0, 128), Evaluate(0, 128, (1,)), Learn(0, 256), End(0), Evaluate(0, 256, (1,))]
+
+
 def test_cells_that_were_not_evaluated_are_nan_and_the_others_are_not(toy):
     matrix = run(strangers.Ridge, toy).matrix
     assert matrix.phase.tolist() == [-1, 0, 0, 1, 1, 2, 2]

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from clbench import submissions
+from clbench import derived, submissions
 from clbench.errors import UserError, ValidationError
 
 from .synthetic import PROVENANCE, stream, write_grid, write_run
@@ -232,5 +232,5 @@ def test_files_beyond_the_list_links_and_missing_ones_are_refused(packed):
 
 
 def test_a_bomb_is_not_unpacked(packed, monkeypatch):
-    monkeypatch.setattr(submissions, "MAX_UNPACKED", 1000)
+    monkeypatch.setattr(derived, "MAX_UNPACKED", 1000)
     assert "expected at most 1000 bytes unpacked in all, found more" in str(submissions.findings(packed)[0])

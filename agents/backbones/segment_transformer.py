@@ -2,10 +2,14 @@
 
 Vaswani et al. 2017, arXiv:1706.03762; without biases in attention, as in Transformer-XL; rotary positions of Su et al. 2021,
 arXiv:2104.09864. Normalisation comes before each sublayer and once at the end, or after each one with `post_norm`.
+Queries and keys begin alike and with entries of unit size, so that a token first reads tokens of its own kind (after Trockman and Kolter
+2023, arXiv:2305.09828, who give the product of their maps a dominant diagonal): associative recall then takes off earlier.
 Shape letters: B batch, R rows (tokens of a segment and memory rows), S keys, H heads, D width.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +26,10 @@ class Block(nn.Module):
         self.heads, self.post_norm = heads, post_norm
         self.attention_norm, self.feedforward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.project_in = nn.Linear(width, 3 * width, bias=False)  # queries, keys, values
+        with torch.no_grad():
+            queries, keys = self.project_in.weight.view(3, width, width)[:2]
+            queries.mul_(math.sqrt(3.0))  # PyTorch draws them with variance 1/(3 D)
+            keys.copy_(queries)
         self.project_out = nn.Linear(width, width, bias=False)
         self.feedforward = nn.Sequential(nn.Linear(width, feedforward * width), nn.ReLU(), nn.Linear(feedforward * width, width))
         self.dropout = nn.Dropout(dropout)

@@ -2,8 +2,8 @@
 
 The embedding is also the head (Press and Wolf 2017, arXiv:1608.05859). Every example is read from a first token of its own (index V), so
 that position t of the networks predicts token t from the tokens before t; a `Predictor` puts the same token in front. The optimiser is
-the pilot's (language.md, 7.10) at half its rate and batch; with a quarter of its clipping norm and a longer warm-up
-associative recall was learned from 83,200 examples on six of six tuning seeds, where the pilot's values left some at guessing.
+the pilot's (language.md, 7.10) at half its rate and batch; with a quarter of its clipping norm and a longer warm-up associative recall
+takes off on more seeds.
 Shape letters: B rows, T time, V vocabulary, D width.
 """
 

@@ -27,16 +27,6 @@ if TYPE_CHECKING:
 BROKEN = 3
 SIDE_BY_SIDE = 5
 """More runs than this are rows, with the headline metrics only."""
-HEADLINE = (
-    "performance",
-    "worst_task",
-    "forgetting",
-    "forward_transfer",
-    "forward_transfer_raw",
-    "learning_auc",
-    "few_shot_area",
-    "few_shot_gain",
-)
 COUNTED = ("bytes", "numbers", "units", "updates")
 
 
@@ -117,6 +107,8 @@ def _write(measured: Sequence[Mapping[str, Any]], out: Output) -> None:
             rows = [(name, *(_number(name, s["metrics"].get(name)) for s in group)) for name in names]
             out.table(("metric", *titles), rows, title=title)
         else:
+            from ..report.tables import HEADLINE
+
             names = [name for name in names if name in HEADLINE]
             rows = [(run, *(_number(name, s["metrics"].get(name)) for name in names)) for run, s in zip(titles, group, strict=True)]
             out.table(("run", *names), rows, title=title)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..experiment import Experiment
 
 SOME_FAILED = 4
-HEADLINE = ("performance", "forgetting", "forward_transfer", "forward_transfer_raw", "few_shot_area", "few_shot_gain")
+SHOWN = ("performance", "forgetting", "forward_transfer", "forward_transfer_raw", "few_shot_area", "few_shot_gain")
 
 
 class RunFailed(ClbenchError):
@@ -221,7 +221,7 @@ def _headline_lines(values: dict[str, Any], family: str) -> list[str]:
     from ..metrics import METRICS
 
     lines = []
-    for name in HEADLINE:
+    for name in SHOWN:
         metric, value = METRICS[name], values.get(name)
         if value is None and not metric.needs_reference:
             continue
@@ -280,11 +280,10 @@ def show_comparison(folders: Sequence[Path], results_dir: Path, out: Output) -> 
     """One table per stream and budget: agents, runs, headline metrics."""
     from ..loading import load_run
     from ..report.formats import arrow, text
-    from ..report.tables import HEADLINE as COLUMNS
-    from ..report.tables import comparison_tables, metric
+    from ..report.tables import HEADLINE, comparison_tables, metric
 
     for table in comparison_tables([load_run(folder) for folder in folders], results_dir):
-        shown = [name for name in table.columns if name in COLUMNS and name in HEADLINE]
+        shown = [name for name in table.columns if name in HEADLINE and name in SHOWN]
         heading = ["agent", "runs", *(f"{metric(name).label} {arrow(name)}".strip() for name in shown)]
         rows = [(row.label, len(row.runs), *(text(row.entries[name]) for name in shown)) for row in table.rows]
         out.say()

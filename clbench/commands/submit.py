@@ -10,12 +10,15 @@ from __future__ import annotations
 import argparse
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import catalogue
 from ..errors import UserError
 from ..output import Output
 from .run_states import run_folders, state
+
+if TYPE_CHECKING:
+    from ..submissions import Finding
 
 INVALID = 3
 
@@ -77,8 +80,22 @@ def _check(paths: list[Path], out: Output) -> int:
     packs = sorted({sums.parent for path in paths for sums in [*path.rglob("SHA256SUMS"), path / "SHA256SUMS"] if sums.is_file()})
     if not packs:
         raise UserError(f"no pack in '{' '.join(map(str, paths))}': expected SHA256SUMS there or below; make one with clbench submit RUNS")
-    found = [finding for pack in packs for finding in submissions.findings(pack)]
+    found = [finding for pack in packs for finding in (submissions.findings(pack) or _strange_streams(pack))]
     for finding in found:
         out.result(str(finding))
     out.say(f"packs looked at: {len(packs)}, findings: {len(found)}")
     return INVALID if found else 0
+
+
+def _strange_streams(pack: Path) -> list[Finding]:
+    """Findings about a pack that is sound in itself: streams that this version does not build."""
+    from .. import known_streams
+    from ..store import read_json
+    from ..submissions import Finding
+
+    found = []
+    for manifest in sorted(pack.glob("runs/*/run.json")):
+        difference = known_streams.contradiction(read_json(manifest)["stream"]["spec"])
+        if difference is not None:
+            found.append(Finding(f"{pack.name}/{manifest.relative_to(pack).as_posix()}", *difference))
+    return found

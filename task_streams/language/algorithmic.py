@@ -31,7 +31,7 @@ def generators(profile: str) -> dict[str, Generator]:
     table: dict[str, list[Generator]] = {
         "smoke": [
             *_strings(4, 8, 16),
-            Recall(pairs=8, queries=6, keys=8, values=8),
+            Recall(pairs=6, queries=4, keys=6, values=6),
             Sort(8, 10, 32),
             FrequencySort(symbols=6, length=40, listed=4),
             LastWrite(keys=4, overwrites=4, queries=2, key_symbols=8, values=8),
@@ -90,7 +90,7 @@ FLOORS: Mapping[str, Mapping[str, float]] = {
         "copy": 0.4833,  # bag
         "reverse": 0.4861,  # bag
         "shift-left": 0.4851,  # bag
-        "recall": 0.2030,  # unused
+        "recall": 0.2449,  # recent
         "sort": 0.3153,  # bag
         "freq-sort": 0.4938,  # window
         "last-write": 0.4934,  # any write
@@ -137,7 +137,7 @@ FLOORS: Mapping[str, Mapping[str, float]] = {
 }
 BINDING = ("recall", "last-write", "dictionary", "variable-chase")  # learned late and abruptly: all get the same, larger budget
 EXAMPLES: Mapping[str, Mapping[str, int]] = {  # training examples a phase
-    "smoke": {"reverse": 44_800, "sort": 16_000, "freq-sort": 28_800, "copy": 51_200, **dict.fromkeys(BINDING, 83_200)},
+    "smoke": {"reverse": 44_800, "sort": 16_000, "freq-sort": 28_800, "copy": 51_200, **dict.fromkeys(BINDING, 64_000)},
     "standard": dict.fromkeys(STREAM["standard"], 1_280_000),
     "paper": dict.fromkeys(STREAM["paper"], 1_280_000),
 }

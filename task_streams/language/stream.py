@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from clbench.errors import UserError
-from clbench.stream import FewShot, TaskStream, variant
+from clbench.stream import FewShot, Phase, TaskStream, variant
 
 from .algorithmic import EXAMPLES, HELD_OUT, STREAM, TEST_EXAMPLES
 from .algorithmic import tasks as make_tasks
@@ -35,8 +35,8 @@ def algorithmic_stream(
 
     `units`: training examples by task; without it the table of the stream. identity "cued": an op-code in the text; "blind": nothing tells
     tasks apart; "oracle-id": the op-code and `TaskInfo.index`. `held_out` tasks are adapted to from `shots` examples, `draws` times, with
-    `adaptation_units` examples drawn from them, by the untrained agent and after the last phase. `validation`: all scores are on examples of
-    their own, for tuning.
+    `adaptation_units` examples drawn from them, by the untrained agent and after the last phase. `validation`: all scores are on examples
+    of their own, for tuning.
     """
     if budget not in STREAM:
         raise UserError(f"stream '{name}': budget must be one of {', '.join(STREAM)}, got '{budget}'")
@@ -47,26 +47,19 @@ def algorithmic_stream(
     table = {**EXAMPLES[budget], **(units or {})}
     if missing := [task for task in names if task not in table]:
         raise UserError(f"stream '{name}': no number of training examples for '{missing[0]}'; add it to units")
-    if only is not None and not 0 <= only < len(names):
-        raise UserError(f"stream '{name}': only must name a task 0..{len(names) - 1}, got {only}")
     base = (name if identity == "cued" else f"{name}-{identity}") + ("-validation" if validation else "")
-    full_name, role, phases = variant(base, len(names), [table[task] for task in names], points, joint=joint, only=only)
-    few = None
-    if adapted and (role != "single" or only == 0):  # every single run of one seed would measure the same untrained agent
-        after = (-1,) if role == "single" else (-1, len(phases) - 1)
-        few = FewShot(adapted, tuple(shots), draws, adaptation_units, after, shot_unit="examples")
-    return TaskStream(
-        name=full_name,
+    after = (-1, len(names) - 1)
+    stream = TaskStream(
+        name=base,
         version=version,
         budget=budget,
         tasks=columns,
-        phases=phases,
-        few_shot=few,
+        phases=tuple(Phase((column,), table[task], points) for column, task in enumerate(names)),
+        few_shot=FewShot(adapted, tuple(shots), draws, adaptation_units, after, shot_unit="examples") if adapted else None,
         boundaries=boundaries,
         window=window,
-        family=base,
-        role=role,
         kind="algorithmic",
         options={"identity": identity, "vocabulary": vocabulary().hash, "test_examples": TEST_EXAMPLES[budget]},
         description=f"{len(names)} algorithmic language tasks",
     )
+    return variant(stream, joint=joint, only=only)

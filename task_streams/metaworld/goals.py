@@ -25,7 +25,8 @@ from clbench.errors import UserError, unknown_name
 Array = NDArray[np.float64]
 
 SPLITS = {"train": 60, "evaluation": 60, "few-shot": 40, "validation": 60}
-"""How many vectors each split holds. An evaluation uses the first 50; few-shot holds 20 to learn from and 20 spare; tuning is scored on validation."""
+"""How many vectors each split holds. An evaluation uses the first 25 or 50; few-shot holds 20 to learn from and 20 spare; tuning is
+scored on validation."""
 
 _SEED = 0
 

@@ -13,7 +13,7 @@ from importlib.metadata import version as installed_version
 
 from clbench.errors import UserError
 from clbench.interfaces import TaskInfo
-from clbench.stream import FewShot, TaskStream, variant
+from clbench.stream import FewShot, Phase, TaskStream, variant
 
 from .goals import goals
 from .task import ACTION_SIZE, OBSERVATION_SIZE, MetaWorldTask
@@ -80,27 +80,18 @@ def demonstration_stream(
         )
 
     made = tuple(make(task, n, task if visit == 0 else f"{task}-{visit + 1}") for n, (task, visit) in enumerate(columns))
-    if only is not None and not 0 <= only < len(made):
-        raise UserError(f"stream '{name}': only must name a task 0..{len(made) - 1}, got {only}")
     base = (name if cued else f"{name}-hidden") + ("-validation" if validation else "")
-    order = list(range(len(made))) * (1 if cued else repeats)
-    full_name, role, phases = variant(base, len(made), [units] * len(made), points, order=order, joint=joint, only=only)
-    after = (-1, len(phases) - 1) if role != "single" else (-1,)
-    few = None
-    if held_out and (role != "single" or only == order[0]):  # every single run of one seed would measure the same untrained agent
-        others = tuple(make(task, len(columns) + n, task) for n, task in enumerate(held_out))
-        few = FewShot(others, tuple(shots), draws, adaptation_units, after)
-    return TaskStream(
-        name=full_name,
+    phases = tuple(Phase((column,), units, points) for column in list(range(len(made))) * (1 if cued else repeats))
+    others = tuple(make(task, len(columns) + n, task) for n, task in enumerate(held_out))
+    stream = TaskStream(
+        name=base,
         version=version,
         budget=budget,
         tasks=made,
         phases=phases,
-        few_shot=few,
+        few_shot=FewShot(others, tuple(shots), draws, adaptation_units, (-1, len(phases) - 1)) if others else None,
         boundaries=boundaries,
         window=window,
-        family=base,
-        role=role,
         kind="metaworld-demonstrations",
         options={
             "metaworld": installed_version("metaworld"),
@@ -115,6 +106,7 @@ def demonstration_stream(
         },
         description=f"{len(tasks)} Meta-World tasks from scripted demonstrations",
     )
+    return variant(stream, joint=joint, only=only)
 
 
 def _goals_hash(tasks: Sequence[str], splits: Sequence[str]) -> str:

@@ -28,8 +28,9 @@ class MetaWorldTask:
 
     Observations (39 + N,) are Meta-World's (hand, gripper, objects, the same one step earlier, goal) and, where `cue` is set, the one-hot
     of the task's number among the stream's N = `info.num_tasks`. Actions (4,): motion of the hand and closing of the gripper.
-    `demonstrations` come from the train split of goals, shots from the few-shot split, scores from the first `episodes` of split `scored_on`; `noise` is that of the demonstrations, `horizon` the steps of a demonstration and of an evaluation episode. `label` is the name
-    in tables where a task occurs twice.
+    `demonstrations` come from the train split of goals, shots from the few-shot split, scores from the first `episodes` of split
+    `scored_on`; `noise` is that of the demonstrations, `horizon` the steps of a demonstration and of an evaluation episode. `label` is the
+    name in tables where a task occurs twice.
     """
 
     scale: tuple[float, float] = (0.0, 1.0)

@@ -211,8 +211,8 @@ def test_frozen_floor_of_standard_sizes(name: str) -> None:
 
 
 def test_elimination_level_of_recall_is_the_one_derived_by_hand() -> None:
-    # 8 distinct values, 6 asked: (1/8 + 1/7 + 1/6 + 1/5 + 1/4 + 1/3) / 6
-    assert task_of("recall").floors()["unused"] == pytest.approx((1 / 8 + 1 / 7 + 1 / 6 + 1 / 5 + 1 / 4 + 1 / 3) / 6)
+    # 6 distinct values, 4 asked: (1/6 + 1/5 + 1/4 + 1/3) / 4
+    assert task_of("recall").floors()["unused"] == pytest.approx((1 / 6 + 1 / 5 + 1 / 4 + 1 / 3) / 4)
 
 
 def test_echo_level_of_swap_ends_is_the_one_derived_by_hand() -> None:
@@ -312,3 +312,9 @@ def test_vocabulary_is_frozen() -> None:
         words.id("op:copi")
     with pytest.raises(IndexError, match=r"token id must be in \[0, 512\), got 512"):
         words.name(512)
+
+
+def test_tuning_is_scored_on_texts_that_no_table_uses():
+    (table,), (tuning,) = (tasks("smoke", ["sort"], scored_on=split) for split in ("test", "validation"))
+    (shown, _), (other, _) = table._test_set(5), tuning._test_set(5)
+    assert not {tuple(row) for row in shown} & {tuple(row) for row in other}

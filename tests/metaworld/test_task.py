@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from clbench import configuration
 from clbench.errors import UserError
 from clbench.interfaces import TaskInfo
 from clbench.task_streams.metaworld.goals import goals
@@ -91,3 +92,17 @@ def test_the_package_and_the_task_import_no_simulator():
         "sys.exit(any(name in sys.modules for name in ('mujoco', 'metaworld', 'torch', 'gymnasium')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_tuning_is_scored_on_goals_that_no_table_uses():
+    table, tuning = cued("reach", episodes=60), cued("reach", episodes=60, scored_on="validation")
+    assert not {tuple(g) for g in table._goals} & {tuple(g) for g in tuning._goals}
+    assert np.array_equal(tuning._goals, goals("reach", "validation"))
+    assert np.array_equal(table.experience(0)._episodes[0][0], tuning.experience(0)._episodes[0][0])
+
+
+def test_the_validation_variant_has_a_name_and_evaluation_seeds_of_its_own():
+    table, tuning = (configuration.stream_named("mw3-demo", "smoke", {"validation": on}) for on in (False, True))
+    assert (table.name, tuning.name) == ("mw3-demo", "mw3-demo-validation")
+    assert table.seed("evaluation", table.tasks[0]) != tuning.seed("evaluation", tuning.tasks[0])
+    assert table.hash() != tuning.hash()

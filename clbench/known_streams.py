@@ -1,0 +1,74 @@
+"""Whether a run's stream is one that this version of clbench builds: what a table may compare, and what nobody can check.
+
+The description in a run's manifest says which variant it claims to be; that variant is built anew here and the two are compared key by key.
+Installed versions of the simulator are part of a description but not of this comparison: those must lie in the range that clbench asks for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib.metadata import requires
+from typing import Any
+
+from . import catalogue, configuration
+from .errors import UserError
+from .stream import plain
+
+SIMULATORS = ("metaworld", "mujoco")
+
+
+def contradiction(spec: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """Key, what this version has there and what `spec` has, for the first difference; None where `spec` is a stream of this version."""
+    built = _built(spec)
+    if built is None:
+        return "stream", "a stream of this version, as clbench list streams names them", f"{spec.get('name')}@{spec.get('version')}"
+    ours, theirs = dict(built), dict(plain(spec))
+    ours["options"], theirs["options"] = dict(ours.get("options") or {}), dict(theirs.get("options") or {})
+    for name in SIMULATORS:
+        installed, found = ours["options"].pop(name, None), theirs["options"].pop(name, None)
+        allowed = _range(name)
+        if installed is not None and (not isinstance(found, str) or not _inside(found, allowed)):
+            return f"stream.spec.options.{name}", allowed or "any version", str(found)
+    for key in (*ours, *sorted(theirs.keys() - ours.keys())):
+        if ours.get(key) != theirs.get(key):
+            return f"stream.spec.{key}", str(ours.get(key)), str(theirs.get(key))
+    return None
+
+
+def _built(spec: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The description of the stream that `spec` claims to be, as this version builds it; None where it has none of that name."""
+    family, name = str(spec.get("family")), str(spec.get("name"))
+    for base in sorted(catalogue.files("stream"), key=len, reverse=True):
+        if family != base and not family.startswith(f"{base}-"):
+            continue
+        options: dict[str, Any] = {} if spec.get("boundaries") else {"boundaries": False}
+        if family != base:
+            options["identity"] = family.removeprefix(f"{base}-")
+        if spec.get("role") == "joint":
+            options["joint"] = True
+        if alone := re.fullmatch(re.escape(family) + r"-only-(\d+)", name):
+            options["only"] = int(alone[1])
+        try:
+            return plain(configuration.stream_named(base, str(spec.get("budget")), options).spec())
+        except UserError:
+            return None
+    return None
+
+
+def _range(distribution: str) -> str:
+    """The versions of `distribution` that clbench asks for, as in `>=3.1,<4`; empty where it asks for none."""
+    from packaging.requirements import Requirement
+
+    wanted = [Requirement(text) for text in requires("clbench") or []]
+    return next((str(each.specifier) for each in wanted if each.name == distribution and each.marker is None), "")
+
+
+def _inside(version: str, allowed: str) -> bool:
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import InvalidVersion
+
+    try:
+        return SpecifierSet(allowed).contains(version, prereleases=True)
+    except InvalidVersion:
+        return False
