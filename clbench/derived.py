@@ -25,6 +25,7 @@ from .matrix import EvaluationMatrix
 from .store import SCHEMA, merge, parse_events, read_json
 
 METRIC_VERSION = 1
+MAX_UNPACKED = 200 * 2**20
 EVALS_COLUMNS = (
     *("run_key", "stream", "agent", "seed", "order_id", "phase", "step", "task", "task_id", "episodes"),
     *("score", "return_mean", "return_std", "length_mean", "seed_set", "raw_score"),
@@ -222,9 +223,6 @@ def _load_reference(folder: Path, _modified: int) -> Reference:
         runs=tuple(matrix(manifest, events) for manifest, events in runs),
         scratch=scratch,
     )
-
-
-MAX_UNPACKED = 200 * 2**20
 
 
 def read_packed(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

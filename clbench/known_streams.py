@@ -6,8 +6,8 @@ Installed versions of the simulator are part of a description but not of this co
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import requires
 from typing import Any
 
@@ -38,7 +38,7 @@ def contradiction(spec: Mapping[str, Any]) -> tuple[str, str, str] | None:
 
 def _built(spec: Mapping[str, Any]) -> dict[str, Any] | None:
     """The description of the stream that `spec` claims to be, as this version builds it; None where it has none of that name."""
-    family, name = str(spec.get("family")), str(spec.get("name"))
+    family = str(spec.get("family"))
     for base in sorted(catalogue.files("stream"), key=len, reverse=True):
         if family != base and not family.startswith(f"{base}-"):
             continue
@@ -47,15 +47,22 @@ def _built(spec: Mapping[str, Any]) -> dict[str, Any] | None:
             options["identity"] = family.removeprefix(f"{base}-")
         if spec.get("role") == "joint":
             options["joint"] = True
-        if alone := re.fullmatch(re.escape(family) + r"-only-(\d+)", name):
-            options["only"] = int(alone[1])
+        if spec.get("role") == "single":
+            options["only"] = spec["phases"][0]["columns"][0]
         try:
-            return plain(configuration.stream_named(base, str(spec.get("budget")), options).spec())
+            return _description(base, str(spec.get("budget")), tuple(options.items()))
         except UserError:
             return None
     return None
 
 
+@cache
+def _description(name: str, budget: str, options: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """Of a stream of this version; not to be changed, the runs of a pack share it."""
+    return plain(configuration.stream_named(name, budget, dict(options)).spec())
+
+
+@cache
 def _range(distribution: str) -> str:
     """The versions of `distribution` that clbench asks for, as in `>=3.1,<4`; empty where it asks for none."""
     from packaging.requirements import Requirement

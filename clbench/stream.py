@@ -172,14 +172,16 @@ def plain(value: Any) -> Any:
     return value
 
 
-def variant(stream: TaskStream, *, joint: bool = False, only: int | None = None) -> TaskStream:
+def variant(stream: TaskStream, *, joint: bool = False, only: int | None = None, validation: bool = False) -> TaskStream:
     """`stream` as it is, with all its tasks in one joint phase, or with the phase of task `only` alone (the single-task reference).
 
     A reference adapts to held-out tasks before training only, and of those of one stream the first alone: every reference of one seed
-    would measure the same untrained agent.
+    would measure the same untrained agent. `validation`: the tasks of `stream` are scored for tuning, and it becomes a family of its own.
     """
     if joint and only is not None:
         raise UserError(f"stream '{stream.name}': joint and only exclude each other; give one of them")
+    if validation:
+        stream = replace(stream, name=f"{stream.name}-validation", family=f"{stream.family}-validation")
     if joint:
         phases = (Phase(tuple(range(len(stream.tasks))), sum(phase.units for phase in stream.phases), len(stream.phases)),)
         few = replace(stream.few_shot, after=(-1, 0)) if stream.few_shot else None

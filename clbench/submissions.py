@@ -30,7 +30,7 @@ from .errors import UserError, ValidationError
 from .files import disk_errors, make_folder, write_whole
 from .loading import LoadedRun, check_manifest, field_of, load_run
 from .registry import NAME
-from .store import SCHEMA, canonical_json, merge, parse_events
+from .store import SCHEMA, canonical_json, merge
 from .stream import digest
 
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -309,9 +309,7 @@ def _read_sums(text: str) -> dict[str, str]:
 def _check_content(folder: Path) -> Iterator[Finding]:
     runs, unpacked = [], 0
     for path in sorted((folder / "runs").iterdir()):
-        text = derived.unpacked(path / "events.jsonl.gz", derived.MAX_UNPACKED - unpacked)
-        unpacked += len(text)
-        parse_events(text, f"runs/{path.name}/events.jsonl.gz")
+        unpacked += len(derived.unpacked(path / "events.jsonl.gz", derived.MAX_UNPACKED - unpacked))
         run = load_run(path, path.name)
         runs.append(run)
         yield from check_run(run, f"runs/{path.name}")

@@ -97,6 +97,8 @@ def _measured(folder: Path) -> dict[str, Any]:
 
 
 def _write(measured: Sequence[Mapping[str, Any]], out: Output) -> None:
+    from ..report.tables import HEADLINE
+
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for summary in measured:
         groups[f"{summary['stream']}, budget {summary['budget']}"].append(summary)
@@ -107,8 +109,6 @@ def _write(measured: Sequence[Mapping[str, Any]], out: Output) -> None:
             rows = [(name, *(_number(name, s["metrics"].get(name)) for s in group)) for name in names]
             out.table(("metric", *titles), rows, title=title)
         else:
-            from ..report.tables import HEADLINE
-
             names = [name for name in names if name in HEADLINE]
             rows = [(run, *(_number(name, s["metrics"].get(name)) for name in names)) for run, s in zip(titles, group, strict=True)]
             out.table(("run", *names), rows, title=title)

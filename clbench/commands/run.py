@@ -280,10 +280,10 @@ def show_comparison(folders: Sequence[Path], results_dir: Path, out: Output) -> 
     """One table per stream and budget: agents, runs, headline metrics."""
     from ..loading import load_run
     from ..report.formats import arrow, text
-    from ..report.tables import HEADLINE, comparison_tables, metric
+    from ..report.tables import comparison_tables, metric
 
     for table in comparison_tables([load_run(folder) for folder in folders], results_dir):
-        shown = [name for name in table.columns if name in HEADLINE and name in SHOWN]
+        shown = [name for name in table.columns if name in SHOWN]
         heading = ["agent", "runs", *(f"{metric(name).label} {arrow(name)}".strip() for name in shown)]
         rows = [(row.label, len(row.runs), *(text(row.entries[name]) for name in shown)) for row in table.rows]
         out.say()

@@ -47,10 +47,9 @@ def algorithmic_stream(
     table = {**EXAMPLES[budget], **(units or {})}
     if missing := [task for task in names if task not in table]:
         raise UserError(f"stream '{name}': no number of training examples for '{missing[0]}'; add it to units")
-    base = (name if identity == "cued" else f"{name}-{identity}") + ("-validation" if validation else "")
     after = (-1, len(names) - 1)
     stream = TaskStream(
-        name=base,
+        name=name if identity == "cued" else f"{name}-{identity}",
         version=version,
         budget=budget,
         tasks=columns,
@@ -62,4 +61,4 @@ def algorithmic_stream(
         options={"identity": identity, "vocabulary": vocabulary().hash, "test_examples": TEST_EXAMPLES[budget]},
         description=f"{len(names)} algorithmic language tasks",
     )
-    return variant(stream, joint=joint, only=only)
+    return variant(stream, joint=joint, only=only, validation=validation)

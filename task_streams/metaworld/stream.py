@@ -80,11 +80,10 @@ def demonstration_stream(
         )
 
     made = tuple(make(task, n, task if visit == 0 else f"{task}-{visit + 1}") for n, (task, visit) in enumerate(columns))
-    base = (name if cued else f"{name}-hidden") + ("-validation" if validation else "")
     phases = tuple(Phase((column,), units, points) for column in list(range(len(made))) * (1 if cued else repeats))
     others = tuple(make(task, len(columns) + n, task) for n, task in enumerate(held_out))
     stream = TaskStream(
-        name=base,
+        name=name if cued else f"{name}-hidden",
         version=version,
         budget=budget,
         tasks=made,
@@ -106,7 +105,7 @@ def demonstration_stream(
         },
         description=f"{len(tasks)} Meta-World tasks from scripted demonstrations",
     )
-    return variant(stream, joint=joint, only=only)
+    return variant(stream, joint=joint, only=only, validation=validation)
 
 
 def _goals_hash(tasks: Sequence[str], splits: Sequence[str]) -> str:
