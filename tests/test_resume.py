@@ -1,7 +1,6 @@
 """Killed at any moment and continued, a run has the events of an uninterrupted one."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,10 +11,12 @@ import numpy as np
 import pytest
 import strangers
 
-from clbench import runs, seeding
+from clbench import runs
 from clbench.errors import Interrupted, UserError
 from clbench.store import RunFolder, determined, read_events
 from clbench.task_streams.toy import toy_stream
+
+from .kills import came_to_its_end, events_of, killed_and_continued
 
 SCRIPT = """
 import sys, time
@@ -47,36 +48,14 @@ def script(tmp_path):
     return path
 
 
-def events_of(results):
-    (log,) = results.rglob("events.jsonl")
-    return determined(read_events(log))
-
-
 def test_a_run_killed_at_ten_random_moments_has_the_events_of_an_uninterrupted_one(tmp_path):
-    path = script(tmp_path)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = [sys.executable, str(script(tmp_path))]
     begin = time.monotonic()
-    subprocess.run([sys.executable, str(path), str(tmp_path / "whole")], check=True)
-    whole = time.monotonic() - begin
-    draws = seeding.generator(int(os.environ.get("CLBENCH_TEST_SEED", "0")), "kills")
-    killed, kills = tmp_path / "killed", 0
-    for _ in range(60):
-        process = subprocess.Popen([sys.executable, str(path), str(killed)])
-        try:
-            process.wait(timeout=float(draws.uniform(0.3, 1.1)) * whole if kills < 10 else None)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-            continue
-        assert process.returncode == 0
-        if kills >= 10:
-            break
-        done = next(killed.rglob("DONE"))
-        done.unlink()  # it got through too soon: as if killed just before the end
-    assert kills == 10
-    assert events_of(killed) == events_of(tmp_path / "whole")
-    for name in ("evals.csv",):
-        assert next(killed.rglob(name)).read_text() == next((tmp_path / "whole").rglob(name)).read_text()
+    assert came_to_its_end([*command, str(whole)])
+    killed_and_continued([*command, str(killed)], killed, time.monotonic() - begin, earliest=0.3)
+    assert events_of(killed) == events_of(whole)
+    assert next(killed.rglob("evals.csv")).read_text() == next(whole.rglob("evals.csv")).read_text()
 
 
 def request(agent=strangers.Ridge, seed=0, **options):

@@ -3,46 +3,23 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 
 import pytest
 
-from clbench import seeding
-from clbench.store import determined, read_events
+from ..kills import came_to_its_end, events_of, killed_and_continued
 
-KILLS = 10
 WORDS = ["stream=mw3-demo", "agent=replay", "seed=7", "stream.demonstrations=20", "stream.units=51200", "stream.episodes=10"]
-
-
-def run(results, cache, seconds=None):
-    """One try at the command; whether it came to its end before `seconds` were over and it was killed."""
-    command = [sys.executable, "-m", "clbench", "run", *WORDS, f"results_dir={results}", "--quiet"]
-    try:
-        subprocess.run(command, env={**os.environ, "CLBENCH_CACHE": str(cache)}, timeout=seconds, check=True)
-    except subprocess.TimeoutExpired:  # run() has killed it by then, with SIGKILL
-        return False
-    return True
-
-
-def events_of(results):
-    (log,) = results.rglob("events.jsonl")
-    return determined(read_events(log))
 
 
 @pytest.mark.slow
 def test_a_meta_world_run_killed_at_ten_random_moments_has_the_events_of_an_uninterrupted_one(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = [sys.executable, "-m", "clbench", "run", *WORDS, "--quiet"]
+    env = {**os.environ, "CLBENCH_CACHE": str(tmp_path / "cache")}
     begin = time.monotonic()
-    assert run(tmp_path / "whole", tmp_path / "cache")
-    whole = time.monotonic() - begin
-    draws = seeding.generator(int(os.environ.get("CLBENCH_TEST_SEED", "0")), "kills")
-    killed, kills = tmp_path / "killed", 0
-    while kills < KILLS:
-        if run(killed, tmp_path / "cache", float(draws.uniform(0.2, 1.0)) * whole):
-            next(killed.rglob("DONE")).unlink()  # it got through too soon: as if killed just before the end
-        else:
-            kills += 1
-    assert run(killed, tmp_path / "cache")
-    assert events_of(killed) == events_of(tmp_path / "whole")
-    assert next(killed.rglob("evals.csv")).read_text() == next((tmp_path / "whole").rglob("evals.csv")).read_text()
+    assert came_to_its_end([*command, f"results_dir={whole}"], env=env)
+    killed_and_continued([*command, f"results_dir={killed}"], killed, time.monotonic() - begin, earliest=0.2, env=env)
+    assert events_of(killed) == events_of(whole)
+    assert next(killed.rglob("evals.csv")).read_text() == next(whole.rglob("evals.csv")).read_text()
