@@ -18,14 +18,17 @@ def came_to_its_end(command, seconds=None, env=None):
     return True
 
 
-def killed_and_continued(command, folder, whole, earliest, env=None):
-    """Try `command` until it was killed ten times between `earliest` and all of its `whole` seconds, then let it end in `folder`."""
+def killed_and_continued(command, folder, whole, earliest, latest, env=None):
+    """Try `command` until it was killed ten times, then let it end in `folder`.
+
+    Each try lasts between `earliest` and `latest` of the `whole` seconds that a run takes which nobody touches.
+    """
     draws = seeding.generator(int(os.environ.get("CLBENCH_TEST_SEED", "0")), "kills")
     kills = 0
     for _ in range(60):
         if kills == KILLS:
             break
-        if came_to_its_end(command, float(draws.uniform(earliest, 1.1)) * whole, env):
+        if came_to_its_end(command, float(draws.uniform(earliest, latest)) * whole, env):
             next(folder.rglob("DONE")).unlink()  # it got through too soon: as if killed just before the end
         else:
             kills += 1

@@ -53,7 +53,7 @@ def test_a_run_killed_at_ten_random_moments_has_the_events_of_an_uninterrupted_o
     command = [sys.executable, str(script(tmp_path))]
     begin = time.monotonic()
     assert came_to_its_end([*command, str(whole)])
-    killed_and_continued([*command, str(killed)], killed, time.monotonic() - begin, earliest=0.3)
+    killed_and_continued([*command, str(killed)], killed, time.monotonic() - begin, earliest=0.3, latest=1.1)
     assert events_of(killed) == events_of(whole)
     assert next(killed.rglob("evals.csv")).read_text() == next(whole.rglob("evals.csv")).read_text()
 
