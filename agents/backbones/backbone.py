@@ -62,8 +62,11 @@ class Backbone(nn.Module):
         """The state in which `batch` streams begin; on the module's device and in its type unless told otherwise."""
         raise NotImplementedError
 
-    def advance(self, x: Tensor, state: State, reset: Tensor | None, pad: Tensor | None) -> Output:
-        """`forward` after its arguments are in order: reset (B, T) never holds at t = 0, and a mask without a True is None."""
+    def advance(self, x: Tensor, state: State, reset: Tensor | None, pad: Tensor | None, write: bool) -> Output:
+        """`forward` after its arguments are in order: reset (B, T) never holds at t = 0, and a mask without a True is None.
+
+        Without `write` nobody reads the returned state, so that what only it needs may be left out.
+        """
         raise NotImplementedError
 
     def forward(
@@ -79,7 +82,7 @@ class Backbone(nn.Module):
         if x.ndim != 3 or x.shape[-1] != self.input_size:
             raise ValueError(f"{type(self).__name__}: x must have shape (B, T, {self.input_size}). Got {tuple(x.shape)}")
         begun, later, pad = self._begin(x, state, reset, pad)
-        output = self.advance(x, begun, later, pad)
+        output = self.advance(x, begun, later, pad, write is not False)
         if isinstance(write, Tensor):
             return output._replace(state=states.where(write, output.state, state))
         return output if write else output._replace(state=state)

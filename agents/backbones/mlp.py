@@ -30,5 +30,5 @@ class MLP(Backbone):
     def initial_state(self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> State:
         return {}
 
-    def advance(self, x: Tensor, state: State, reset: Tensor | None, pad: Tensor | None) -> Output:
+    def advance(self, x: Tensor, state: State, reset: Tensor | None, pad: Tensor | None, write: bool) -> Output:
         return Output(self.layers(x), state, x.new_zeros(()))

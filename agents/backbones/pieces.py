@@ -26,6 +26,7 @@ class Piece(NamedTuple):
     length: Tensor | None = None  # (B,) tokens that are there, from the left; None: all n in every stream
     clock: int | None = None  # tokens before this piece in the open segment, where all streams agree
     fresh: Tensor | None = None  # (B,) the piece is the first of a new episode; None: in no stream
+    kept: bool = True  # False: nobody reads the state after it, so that any may be returned
 
 
 class _Call(NamedTuple):
@@ -46,9 +47,10 @@ def read_in_pieces(
     segment_length: int,
     reset: Tensor | None,
     pad: Tensor | None,
+    write: bool = True,
     bptt_segments: int = 0,
 ) -> tuple[Tensor, State]:
-    """Outputs (B, T, D) and the last state of `read`, applied to one piece after the other.
+    """Outputs (B, T, D) and the last state of `read`, applied to one piece after the other; without `write` that state means nothing.
 
     segment_length 0: there are no segments, and only resets cut. bptt_segments k > 0: the state is detached so that the loss at
     the end of the call reaches the inputs of its last k pieces (Bulatov et al.'s k2, with the actual number of segments).
@@ -61,7 +63,8 @@ def read_in_pieces(
             state = states.detach(state)
         if piece.fresh is not None:
             state = states.reset(state, fresh, piece.fresh)
-        hidden, state = read(piece, state)
+        last = number == len(pieces) - 1
+        hidden, state = read(piece._replace(kept=write or not last), state)
         outputs.append(hidden)
     if ends_fresh is not None:
         state = states.reset(state, fresh, ends_fresh)

@@ -21,6 +21,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.functional import scaled_dot_product_attention
 
 from clbench.errors import UserError
@@ -39,8 +40,7 @@ class RecurrentMemoryTransformer(Backbone):
     """
 
     visible: Tensor
-    cos: Tensor
-    sin: Tensor
+    turn: Tensor
 
     def __init__(
         self,
@@ -72,9 +72,8 @@ class RecurrentMemoryTransformer(Backbone):
         M, L = memory_tokens, segment_length
         reach = torch.cat([torch.full((M,), M), torch.arange(M, M + L) + 1, torch.full((M,), M + L + M), torch.ones(1)])
         self.register_buffer("visible", torch.arange(M + L + M + 1) < reach[:, None], persistent=False)  # (2M+L+1, 2M+L+1)
-        cos, sin = rotary(torch.arange(M + L + M + 1.0), width // heads)
-        self.register_buffer("cos", cos, persistent=False)  # (2M+L+1, D/2H)
-        self.register_buffer("sin", sin, persistent=False)
+        turn = rotary(torch.arange(M + L + M + 1.0), width // heads)
+        self.register_buffer("turn", turn, persistent=False)  # (2M+L+1, D/2H, 2)
 
     def initial_state(self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> State:
         device, dtype = device or self.memory.device, dtype or self.memory.dtype
@@ -84,7 +83,7 @@ class RecurrentMemoryTransformer(Backbone):
         memory = self.memory.to(device=device, dtype=dtype).repeat(batch, 1, 1)  # (B, M, D)
         return {"memory": memory, "seg_pos": torch.zeros(batch, device=device, dtype=torch.int32), **state}
 
-    def advance(self, x: Tensor, state: State, reset: Tensor | None, pad: Tensor | None) -> Output:
+    def advance(self, x: Tensor, state: State, reset: Tensor | None, pad: Tensor | None, write: bool) -> Output:
         hidden, state = read_in_pieces(
             self._read,
             x,
@@ -93,27 +92,32 @@ class RecurrentMemoryTransformer(Backbone):
             segment_length=self.segment_length,
             reset=reset,
             pad=pad,
+            write=write,
             bptt_segments=self.bptt_segments,
         )
         return Output(hidden, state, x.new_zeros(()))
 
     def _read(self, piece: Piece, state: State) -> tuple[Tensor, State]:
-        if piece.clock == 0 and piece.x.shape[1] == self.segment_length:
-            return self._read_segment(piece.x, state)
-        return self._read_part(piece, state)
+        return self._read_beginning(piece, state) if piece.clock == 0 else self._read_part(piece, state)
 
-    def _read_segment(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """A whole segment in all streams: nothing is looked up and nothing kept but the memory."""
-        M, L = self.memory_tokens, self.segment_length
-        memory = state["memory"]
-        x = self.trunk.embed(x)
-        h = torch.cat([memory.to(x.dtype), x, memory.to(x.dtype)], dim=1)  # (B, M + L + M, D)
-        mask, turn = self.visible[:-1, :-1], (self.cos[:-1], self.sin[:-1])
-        for block in self.trunk.blocks:
-            q, k, v = block.project(h)  # (B, H, M + L + M, D/H)
-            h = block.finish(h, scaled_dot_product_attention(rotate(q, turn), rotate(k, turn), v, attn_mask=mask))
+    def _read_beginning(self, piece: Piece, state: State) -> tuple[Tensor, State]:
+        """A segment from its beginning in all streams: nothing is looked up, and after a whole one nothing kept but the memory."""
+        M, L, T = self.memory_tokens, self.segment_length, piece.x.shape[1]
+        memory, x = state["memory"], self.trunk.embed(piece.x)
+        writes = M if T == L else 0
+        h = torch.cat([memory.to(x.dtype), x, memory[:, :writes].to(x.dtype)], dim=1)  # (B, R, D)
+        R = h.shape[1]
+        mask, turn = self.visible[:R, :R], self.turn[:R]
+        after: State = {}
+        for n, block in enumerate(self.trunk.blocks):
+            q, k, v = block.project(h)  # (B, H, R, D/H)
+            k = rotate(k, turn)
+            h = block.finish(h, scaled_dot_product_attention(rotate(q, turn), k, v, attn_mask=mask))
+            if T < L and piece.kept:
+                after[f"keys.{n}"], after[f"values.{n}"] = (functional.pad(new, (0, 0, 0, M + L - 1 - R)) for new in (k, v))
         h = self.trunk.norm(h)
-        return h[:, M : M + L], {**state, "memory": h[:, M + L :]}
+        after = after | ({"memory": h[:, M + L :]} if T == L else {"seg_pos": torch.full_like(state["seg_pos"], T)})
+        return h[:, M : M + T], state | after
 
     def _read_part(self, piece: Piece, state: State) -> tuple[Tensor, State]:
         """Part of a segment: rows are put at their slots among those kept, and read all that is written up to there."""
@@ -121,7 +125,7 @@ class RecurrentMemoryTransformer(Backbone):
         slots, reads, writes = self._slots(piece, state["seg_pos"])  # (B or 1, R)
         memory, x = state["memory"], self.trunk.embed(piece.x)
         h = torch.cat([memory[:, :reads].to(x.dtype), x, memory[:, :writes].to(x.dtype)], dim=1)  # (B, R, D)
-        mask, turn = self.visible[slots][:, None], (self.cos[slots][:, None], self.sin[slots][:, None])
+        mask, turn = self.visible[slots][:, None], self.turn[slots][:, None]
         after: State = {}
         for n, block in enumerate(self.trunk.blocks):
             q, k, v = block.project(h)  # (B, H, R, D/H)

@@ -80,15 +80,19 @@ class SegmentTransformer(nn.Module):
         self.norm = nn.Identity() if post_norm else nn.LayerNorm(width)
 
 
-def rotary(positions: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (..., width/2) by which a head of `width` is turned at `positions` (...), in their precision."""
+def rotary(positions: Tensor, width: int) -> Tensor:
+    """Cosines and sines (..., width/2, 2) by which a head of `width` is turned at `positions` (...), in their precision."""
     frequency = 10000.0 ** (-torch.arange(0, width, 2, device=positions.device, dtype=positions.dtype) / width)  # (width/2,)
     angle = positions[..., None] * frequency
-    return angle.cos(), angle.sin()
+    return torch.stack([angle.cos(), angle.sin()], dim=-1)
 
 
-def rotate(heads: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """`heads` (B, H, R, D/H) turned by `rotary`'s (R, D/2H) or (B, 1, R, D/2H); products then depend on distances only."""
-    cos, sin = (part.to(heads.dtype) for part in turn)
-    left, right = heads.chunk(2, dim=-1)
-    return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1)
+def rotate(heads: Tensor, turn: Tensor) -> Tensor:
+    """`heads` (B, H, R, D/H) turned by `rotary`'s (R, D/2H, 2) or (B, 1, R, D/2H, 2); products then depend on distances only.
+
+    Neighbouring entries are a complex number each: one multiplication, in single precision at least.
+    """
+    precision = torch.promote_types(heads.dtype, torch.float32)
+    points = torch.view_as_complex(heads.to(precision).unflatten(-1, (-1, 2)))  # (B, H, R, D/2H)
+    turned = points * torch.view_as_complex(turn.to(precision))
+    return torch.view_as_real(turned).flatten(-2).to(heads.dtype)

@@ -49,12 +49,13 @@ class Transformer(Backbone):
         shape = (batch, self.heads, self.context, self.output_size // self.heads)  # (B, H, C, D/H)
         device, dtype = device or weight.device, dtype or weight.dtype
         names = [f"{kind}.{n}" for n in range(len(self.trunk.blocks)) for kind in ("keys", "values")]
-        state = {name: torch.zeros(shape, device=device, dtype=dtype) for name in names}
+        nothing = torch.zeros((), device=device, dtype=dtype).expand(shape)  # takes no room until something is written
+        state = {name: nothing for name in names}
         return {**state, "fill": torch.zeros(batch, device=device, dtype=torch.int32)}
 
-    def advance(self, x: Tensor, state: State, reset: Tensor | None, pad: Tensor | None) -> Output:
+    def advance(self, x: Tensor, state: State, reset: Tensor | None, pad: Tensor | None, write: bool) -> Output:
         fresh = partial(self.initial_state, len(x), device=x.device, dtype=state["keys.0"].dtype)
-        hidden, state = read_in_pieces(self._read, x, state, fresh, segment_length=0, reset=reset, pad=pad)
+        hidden, state = read_in_pieces(self._read, x, state, fresh, segment_length=0, reset=reset, pad=pad, write=write)
         return Output(hidden, state, x.new_zeros(()))
 
     def _read(self, piece: Piece, state: State) -> tuple[Tensor, State]:
@@ -63,7 +64,6 @@ class Transformer(Backbone):
         mask = self._mask(T, used, None if least == used else state["fill"], piece.x.device)
         precision = torch.promote_types(piece.x.dtype, torch.float32)
         turn = rotary(torch.arange(used + T, device=piece.x.device, dtype=precision), self.output_size // self.heads)
-        turn_queries = (turn[0][used:], turn[1][used:])
         after: State = {}
         h = self.trunk.embed(piece.x)  # (B, T, D)
         for n, block in enumerate(self.trunk.blocks):
@@ -72,11 +72,12 @@ class Transformer(Backbone):
             seen_k = torch.cat([keys[:, :, C - used :], k], dim=2) if used else k  # (B, H, used + T, D/H)
             seen_v = torch.cat([values[:, :, C - used :], v], dim=2) if used else v
             attended = scaled_dot_product_attention(
-                rotate(q, turn_queries), rotate(seen_k, turn), seen_v, attn_mask=mask, is_causal=mask is None
+                rotate(q, turn[used:]), rotate(seen_k, turn), seen_v, attn_mask=mask, is_causal=mask is None
             )
             h = block.finish(h, attended)
-            after[f"keys.{n}"] = _append(keys, k, piece.length)
-            after[f"values.{n}"] = _append(values, v, piece.length)
+            if piece.kept:
+                after[f"keys.{n}"] = _append(keys, k, piece.length)
+                after[f"values.{n}"] = _append(values, v, piece.length)
         grown = state["fill"] + (T if piece.length is None else piece.length)
         after["fill"] = grown.clamp(max=C).to(torch.int32)
         return self.trunk.norm(h), after

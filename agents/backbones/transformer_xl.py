@@ -19,6 +19,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.functional import scaled_dot_product_attention
 
 from clbench.errors import UserError
@@ -71,7 +72,7 @@ class TransformerXL(Backbone):
         state = {f"{kind}.{n}": torch.zeros(batch, lengths[kind], self.output_size, device=device, dtype=dtype) for kind, n in names}
         return {**state, **{name: torch.zeros(batch, device=device, dtype=torch.int32) for name in ("fill", "seg_pos")}}
 
-    def advance(self, x: Tensor, state: State, reset: Tensor | None, pad: Tensor | None) -> Output:
+    def advance(self, x: Tensor, state: State, reset: Tensor | None, pad: Tensor | None, write: bool) -> Output:
         hidden, state = read_in_pieces(
             self._read,
             x,
@@ -80,29 +81,34 @@ class TransformerXL(Backbone):
             segment_length=self.segment_length,
             reset=reset,
             pad=pad,
+            write=write,
         )
         return Output(hidden, state, x.new_zeros(()))
 
     def _read(self, piece: Piece, state: State) -> tuple[Tensor, State]:
-        if piece.clock == 0 and piece.x.shape[1] == self.segment_length:
-            return self._read_segment(piece.x, state)
-        return self._read_part(piece, state)
+        return self._read_beginning(piece, state) if piece.clock == 0 else self._read_part(piece, state)
 
-    def _read_segment(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """A whole segment in all streams: what is kept of it goes straight to the memory."""
-        C, L = self.memory_length, self.segment_length
-        key = torch.arange(C + L, device=x.device)
-        unseen = (key < C - state["fill"][:, None, None, None]) | (key > C + torch.arange(L, device=x.device)[:, None])  # (B, 1, L, C + L)
+    def _read_beginning(self, piece: Piece, state: State) -> tuple[Tensor, State]:
+        """A segment from its beginning in all streams: what is kept of a whole one goes straight to the memory."""
+        C, L, T, device = self.memory_length, self.segment_length, piece.x.shape[1], piece.x.device
+        key = torch.arange(C + T, device=device)
+        unseen = (key < C - state["fill"][:, None, None, None]) | (key > C + torch.arange(T, device=device)[:, None])  # (B, 1, T, C + T)
         after: State = {}
-        h = self.trunk.embed(x)
+        h = self.trunk.embed(piece.x)
         for n, block in enumerate(self.trunk.blocks):
-            rows = torch.cat([state[f"memory.{n}"].to(h.dtype), h], dim=1)  # (B, C + L, D)
-            after[f"memory.{n}"] = rows[:, L:].detach()
-            q = block.queries(h)  # (B, H, L, D/H)
-            bias = relative_shift((q + self.position_bias) @ self._positions(n).flip(1).transpose(1, 2))
+            rows = torch.cat([state[f"memory.{n}"].to(h.dtype), h], dim=1)  # (B, C + T, D)
+            if T == L:
+                after[f"memory.{n}"] = rows[:, L:].detach()
+            elif piece.kept:
+                after[f"open.{n}"] = functional.pad(h, (0, 0, 0, L - 1 - T))
+            q = block.queries(h)  # (B, H, T, D/H)
+            bias = relative_shift((q + self.position_bias) @ self._positions(n)[:, : C + T].flip(1).transpose(1, 2))
             h = self._attend(block, h, q, rows, bias.masked_fill(unseen, -torch.inf))
-        fill = (state["fill"] + L).clamp(max=C)
-        return self.trunk.norm(h), {**state, **after, "fill": fill}
+        if T == L:
+            after["fill"] = (state["fill"] + L).clamp(max=C)
+        else:
+            after["seg_pos"] = torch.full_like(state["seg_pos"], T)
+        return self.trunk.norm(h), state | after
 
     def _read_part(self, piece: Piece, state: State) -> tuple[Tensor, State]:
         """Part of a segment, each stream at its own place: rows are put behind those of the open segment that are there."""

@@ -80,7 +80,7 @@ class LanguageModelling(Learner):
         return whole_items(inputs[rows, :length], tokens[rows, :length], scored[rows, :length])
 
     def judge(self, batch: Batch, state: State, reset: Tensor | None) -> Judged:
-        output = self.networks(self.tensor(batch.inputs), state, reset, self._scored(batch))
+        output = self.networks(self.tensor(batch.inputs), state, reset, self._scored(batch), write=not batch.whole)
         total = functional.cross_entropy(output.logits, self._targets(batch), reduction="sum")
         return Judged(total / max(1, len(output.logits)) + output.auxiliary_loss, output.state)
 
@@ -107,7 +107,7 @@ class LanguageModelling(Learner):
         return self._logits(item).square().sum(-1).mean()
 
     def _logits(self, item: Batch) -> Tensor:
-        return self.networks(self.tensor(item.inputs), self._fresh_memory(item), None, self._scored(item)).logits
+        return self.networks(self.tensor(item.inputs), self._fresh_memory(item), None, self._scored(item), write=False).logits
 
     def snapshot(self, networks: nn.Module) -> TokenPredictor:
         return TokenPredictor(networks, self.vocabulary, self.device)
@@ -146,9 +146,12 @@ class TokenModel(nn.Module):
         """The backbone's memory before `batch` examples."""
         return self.backbone.initial_state(batch)
 
-    def forward(self, tokens: Tensor, state: State, reset: Tensor | None = None, positions: Tensor | None = None) -> Prediction:
+    def forward(
+        self, tokens: Tensor, state: State, reset: Tensor | None = None, positions: Tensor | None = None, *, write: bool = True
+    ) -> Prediction:
         """Tokens (B, T); `positions` (n,) count through (B T)."""
-        hidden, state, auxiliary_loss = self.backbone(self.embedding(tokens) * self.input_scale, state, reset=reset)  # (B, T, D)
+        x = self.embedding(tokens) * self.input_scale
+        hidden, state, auxiliary_loss = self.backbone(x, state, reset=reset, write=write)  # (B, T, D)
         if positions is not None:
             hidden = hidden.reshape(-1, hidden.shape[-1])[positions]  # (n, D)
         return Prediction(functional.linear(hidden, self.embedding.weight[: self.vocabulary]), state, auxiliary_loss)

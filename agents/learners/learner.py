@@ -168,7 +168,8 @@ class Learner(ABC):
         hooks.adjust_gradients(self)
         self._scalars = {"loss": loss.detach()} | ({} if penalty is None else {"penalty": penalty.detach()})
         if self.settings.gradient_clip:
-            self._scalars["gradient_norm"] = nn.utils.clip_grad_norm_(trainable(self.networks), self.settings.gradient_clip)
+            learning = self.optimizer.param_groups[0]["params"]
+            self._scalars["gradient_norm"] = nn.utils.clip_grad_norm_(learning, self.settings.gradient_clip)
         if self._optimizer_steps < self.settings.warmup:
             rate = self.settings.learning_rate * (self._optimizer_steps + 1) / self.settings.warmup
             self.optimizer.param_groups[0]["lr"] = rate

@@ -182,7 +182,7 @@ class Identity(Backbone):
     def initial_state(self, batch, *, device=None, dtype=None):
         return {}
 
-    def advance(self, x, state, reset, pad):
+    def advance(self, x, state, reset, pad, write):
         return Output(x, state, x.new_zeros(()))
 
 

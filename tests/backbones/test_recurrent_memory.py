@@ -28,7 +28,7 @@ def by_the_book(backbone: Backbone, rows: Tensor, mask: Tensor) -> Tensor:
     turn = torch.polar(torch.ones_like(angle), angle).to(torch.complex128)
     for block in backbone.trunk.blocks:
         q, k, v = block.project(rows)
-        q, k = (torch.complex(*part.chunk(2, dim=-1)) * turn for part in (q, k))
+        q, k = (torch.complex(part[..., 0::2], part[..., 1::2]) * turn for part in (q, k))
         scores = (q @ k.conj().transpose(2, 3)).real / 8**0.5
         rows = block.finish(rows, scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v)
     return backbone.trunk.norm(rows)
