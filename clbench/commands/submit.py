@@ -2,7 +2,7 @@
 
 clbench submit results/runs/alg@1/smoke/ewc --out results/submissions --team uni-x --tuning none
 clbench submit results/runs/alg-only-* --out results/references --reference fine-tuning
-clbench submit --check results/submissions
+clbench submit --check results/submissions --base origin/main
 """
 
 from __future__ import annotations
@@ -33,12 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--date", metavar="YYYY-MM-DD", help="the date of the pack (default: today)")
     parser.add_argument("--reference", metavar="NAME", help="pack single-task runs as the reference set NAME")
     parser.add_argument("--check", action="store_true", help="only validate packs that are there: one line for each finding")
+    parser.add_argument("--base", metavar="REF", help="with --check: no pack that was there at the merge base with REF may have changed")
 
 
 def execute(arguments: argparse.Namespace, out: Output) -> int:
     """Pack or validate."""
     if arguments.check:
-        return _check([Path(name) for name in arguments.runs], out)
+        return _check([Path(name) for name in arguments.runs], arguments.base, out)
+    if arguments.base is not None:
+        raise UserError("--base goes with --check; packing never changes a pack that is there")
     folders = run_folders(arguments.runs)
     unfinished = [folder for folder in folders if state(folder) != "done"]
     if unfinished:
@@ -74,15 +77,16 @@ def _tuning(text: str) -> dict[str, Any] | str:
     return catalogue.read_yaml(Path(text)) if text.endswith((".yaml", ".yml")) else text
 
 
-def _check(paths: list[Path], out: Output) -> int:
-    from .. import submissions
+def _check(paths: list[Path], base: str | None, out: Output) -> int:
+    from .. import history, submissions
 
     packs = sorted({sums.parent for path in paths for sums in [*path.rglob("SHA256SUMS"), path / "SHA256SUMS"] if sums.is_file()})
     if not packs:
         raise UserError(f"no pack in '{' '.join(map(str, paths))}': expected SHA256SUMS there or below; make one with clbench submit RUNS")
-    found = [finding for pack in packs for finding in (submissions.findings(pack) or _strange_streams(pack))]
-    for finding in found:
-        out.result(str(finding))
+    found = [f"{pack}/{finding}" for pack in packs for finding in (submissions.findings(pack) or _strange_streams(pack))]
+    found += [str(finding) for finding in (history.changes(paths, base) if base is not None else [])]
+    for line in found:
+        out.result(line)
     out.say(f"packs looked at: {len(packs)}, findings: {len(found)}")
     return INVALID if found else 0
 
@@ -97,5 +101,5 @@ def _strange_streams(pack: Path) -> list[Finding]:
     for manifest in sorted(pack.glob("runs/*/run.json")):
         difference = known_streams.contradiction(read_json(manifest)["stream"]["spec"])
         if difference is not None:
-            found.append(Finding(f"{pack.name}/{manifest.relative_to(pack).as_posix()}", *difference))
+            found.append(Finding(manifest.relative_to(pack).as_posix(), *difference))
     return found
