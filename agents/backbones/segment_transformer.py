@@ -2,8 +2,9 @@
 
 Vaswani et al. 2017, arXiv:1706.03762; without biases in attention, as in Transformer-XL; rotary positions of Su et al. 2021,
 arXiv:2104.09864. Normalisation comes before each sublayer and once at the end, or after each one with `post_norm`.
-Queries and keys begin alike and with entries of unit size, so that a token first reads tokens of its own kind (after Trockman and Kolter
-2023, arXiv:2305.09828, who give the product of their maps a dominant diagonal): associative recall then takes off earlier.
+In half of the heads, and in one that stands alone, queries and keys begin alike and with entries of unit size, so that a token first reads
+tokens of its own kind (after Trockman and Kolter 2023, arXiv:2305.09828, who give the product of their maps a dominant diagonal):
+associative recall then takes off earlier. The other heads begin as PyTorch draws them; without such heads sorting took off late.
 Shape letters: B batch, R rows (tokens of a segment and memory rows), S keys, H heads, D width.
 """
 
@@ -27,7 +28,7 @@ class Block(nn.Module):
         self.attention_norm, self.feedforward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.project_in = nn.Linear(width, 3 * width, bias=False)  # queries, keys, values
         with torch.no_grad():
-            queries, keys = self.project_in.weight.view(3, width, width)[:2]
+            queries, keys = self.project_in.weight.view(3, heads, -1, width)[:2, : (heads + 1) // 2]  # (H/2, D/H, D)
             queries.mul_(math.sqrt(3.0))  # PyTorch draws them with variance 1/(3 D)
             keys.copy_(queries)
         self.project_out = nn.Linear(width, width, bias=False)

@@ -152,8 +152,8 @@ def test_e5_the_initial_memory_is_learned_also_after_a_reset(build: Callable[...
     gradient = torch.autograd.grad(hidden[:, at:].square().sum(), backbone.memory)[0]
     assert gradient.any(-1).all()
     rows = RecurrentMemoryTransformer(5, **RMT).memory
-    assert not torch.equal(rows[0], rows[1])  # drawn apart, at scale 0.02
-    assert rows.abs().max() < 0.1
+    assert not torch.equal(rows[0], rows[1])  # drawn apart
+    assert 0.5 < rows.std() < 1.5
 
 
 def test_e6_single_steps_write_the_same_memory_as_segments(build: Callable[..., Backbone]) -> None:
