@@ -10,7 +10,7 @@ from clbench.stream import digest, plain
 
 SPECS = {
     "toy": "56fcaeb03dbac69f",
-    "alg": "ac5f64c1059bc1ba",
+    "alg": "302f4ab858dec54a",
     "mw3-demo": "1b54cfca969d72c6",
     "cw10-demo": "e0815db879009b32",
     "cw20-demo": "0c47bd770fd1abd6",
