@@ -66,7 +66,7 @@ def test_a_row_is_a_submission_with_numbers_derived_by_hand(board):
         ("1", "ewc", "lab-b"),
         ("2", "ewc", "lab-a"),
         ("3", "random", "lab-a"),
-        ("upper bound", "ewc", "lab-a"),
+        ("joint", "ewc", "lab-a"),
     ]
     # lab-a: mean 0.54, sd 0.02 sqrt(2.5) = 0.031623, half width 2.7764 x 0.031623 / sqrt(5) = 0.039265
     assert rows[1]["Performance ↑"] == "0.540 [0.501, 0.579]"

@@ -62,7 +62,7 @@ def table(root):
 
 
 def row(table, label):
-    return next(row for row in table.rows if row.label == label and not row.upper_bound)
+    return next(row for row in table.rows if row.label == label and not row.joint)
 
 
 # -- tables --------------------------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_fewer_than_five_runs_have_points_and_no_interval_and_no_rank(table):
 
 
 def test_order_ranks_and_bold_marks(table):
-    assert [(r.label, r.upper_bound) for r in table.rows] == [("steady", False), ("few", False), ("flat", False), ("steady", True)]
+    assert [(r.label, r.joint) for r in table.rows] == [("steady", False), ("few", False), ("flat", False), ("steady", True)]
     assert [formats.rank_text(r) for r in table.rows] == ["1", "–", "2", "–"]
     best = {name: [r.label for r in table.rows if r.entries[name].best] for name in ("performance", "forgetting", "parameters")}
     # forgetting is better when lower: flat forgets nothing, and few neither, but of two runs; the joint row has 0.9 and takes no part;
@@ -127,9 +127,9 @@ def test_equal_agents_share_their_ranks(tmp_path):
     assert {r.label: formats.rank_text(r) for r in table.rows} == {"one": "1-2", "two": "1-2", "bad": "3"}
 
 
-def test_single_runs_are_no_rows_and_joint_runs_are_an_upper_bound(table):
+def test_single_runs_are_no_rows_and_joint_runs_have_no_rank(table):
     bound = table.rows[-1]
-    assert bound.upper_bound and bound.entries["performance"].value == pytest.approx(0.9)
+    assert bound.joint and bound.entries["performance"].value == pytest.approx(0.9)
     assert {run.role for r in table.rows for run in r.runs} == {"stream", "joint"}
     assert formats.text(bound.entries["forgetting"]) == "–"  # trained jointly: missing, not 0
 
@@ -225,7 +225,7 @@ def test_adding_an_agent_changes_no_other_number(root, table):
 def test_latex_escapes_and_marks_the_best(table):
     text = formats.latex(table)
     assert r"steady & 5 & \textbf{0.620} [0.600, 0.640]" in text
-    assert r"steady (upper bound)" in text and r"\toprule" in text
+    assert r"steady (joint)" in text and r"\toprule" in text
     assert formats.escape_latex("50 % of a_b & c\\d") == r"50 \% of a\_b \& c\textbackslash{}d"
 
 

@@ -20,7 +20,7 @@ from .. import statistics
 from ..statistics import RUNS_FOR_INTERVAL
 from . import curves
 from .formats import arrow
-from .palette import UPPER_BOUND_LOOK, Look, looks
+from .palette import JOINT_LOOK, Look, looks
 from .tables import Entry, Row, Table, metric
 
 if TYPE_CHECKING:
@@ -78,14 +78,14 @@ def save(figure: Figure, stem: Path, suffixes: Sequence[str] = SUFFIXES) -> list
 
 
 def table_looks(table: Table) -> list[Look]:
-    """One look per row of the table; upper bounds are black."""
+    """One look per row of the table; joint rows are black."""
     assigned = looks(table.agents)
-    return [UPPER_BOUND_LOOK if row.upper_bound else assigned[row.label] for row in table.rows]
+    return [JOINT_LOOK if row.joint else assigned[row.label] for row in table.rows]
 
 
 def name_of(row: Row) -> str:
-    """The row's name in a legend; a joint row is an upper bound."""
-    return f"{row.label} (joint)" if row.upper_bound else row.label
+    """The row's name in a legend."""
+    return f"{row.label} (joint)" if row.joint else row.label
 
 
 def interval_method(table: Table) -> str:
@@ -203,7 +203,7 @@ def success_over_time(table: Table) -> Figure | None:
     for axis, column in zip(grid, panels, strict=False):
         _phase_band(axis, table, column, scale)
         for row, look in zip(table.rows, table_looks(table), strict=True):
-            _curve(axis, curves.along_stream(row, column), look, scale, dashed=row.upper_bound)
+            _curve(axis, curves.along_stream(row, column), look, scale, dashed=row.joint)
         axis.set_title(
             "mean over all tasks" if column is None else f"{column + 1}. {_short(table.tasks[column], TWO_COLUMNS / columns)}", loc="left"
         )
@@ -272,7 +272,7 @@ def matrices(table: Table) -> Figure | None:
 
     Frames mark the task that the phase trained. Mean over runs.
     """
-    rows = [row for row in table.rows if not row.upper_bound] or list(table.rows)
+    rows = [row for row in table.rows if not row.joint] or list(table.rows)
     tasks = len(table.tasks)
     most = 3 if tasks <= 12 else 2
     columns = min(most, len(rows))
@@ -350,7 +350,7 @@ def few_shot(table: Table) -> Figure | None:
             curve.value,
             color=look.colour,
             marker=look.marker,
-            linestyle=DASHED if row.upper_bound else "-",
+            linestyle=DASHED if row.joint else "-",
             markeredgecolor="white",
             markeredgewidth=0.4,
             zorder=3,
@@ -426,7 +426,7 @@ def _legend(
 
     shown = [(row, look) for row, look in zip(table.rows, table_looks(table), strict=True) if rows is None or row in rows]
     handles = [
-        Line2D([], [], color=look.colour, marker=look.marker, linestyle=DASHED if row.upper_bound else "-", label=name_of(row))
+        Line2D([], [], color=look.colour, marker=look.marker, linestyle=DASHED if row.joint else "-", label=name_of(row))
         for row, look in shown
     ]
     if untrained:

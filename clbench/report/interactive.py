@@ -76,7 +76,7 @@ def _add_curve(figure: Any, curve: curves.Curve, row: Row, look: Look, place: di
             x=curve.x.tolist(),
             y=curve.value.tolist(),
             mode="lines+markers",
-            line={"color": look.colour, "width": 1.8, "dash": "dash" if row.upper_bound else "solid"},
+            line={"color": look.colour, "width": 1.8, "dash": "dash" if row.joint else "solid"},
             marker={"symbol": MARKERS[look.marker], "size": 5},
             showlegend=legend,
             hovertemplate="%{y:.3f} at %{x:,}<extra>" + name + "</extra>",
@@ -90,7 +90,7 @@ def matrices(table: Table) -> str:
     """The evaluation matrix of each agent; a cell that was not evaluated is blank."""
     import plotly.graph_objects as go
 
-    rows = [row for row in table.rows if not row.upper_bound] or list(table.rows)
+    rows = [row for row in table.rows if not row.joint] or list(table.rows)
     phases = len(table.spec["phases"])
     figure, places = _grid([html.escape(name_of(row)) for row in rows], 3 if len(table.tasks) <= 12 else 2, 60 + 20 * phases)
     tasks = [f"{n + 1}. {html.escape(task)}" for n, task in enumerate(table.tasks)]
@@ -175,8 +175,7 @@ def _time_axis(figure: Any, hours: list[float]) -> None:
 def _looks(table: Table) -> list[Look]:
     """Those of `figures`; what is black on paper is grey here, so that it is seen on a dark page too."""
     return [
-        look._replace(colour="#888888") if row.upper_bound else look
-        for row, look in zip(table.rows, figures.table_looks(table), strict=True)
+        look._replace(colour="#888888") if row.joint else look for row, look in zip(table.rows, figures.table_looks(table), strict=True)
     ]
 
 

@@ -1,7 +1,7 @@
 """Agent -> colour and marker, the same in every figure and in every paper.
 
 An agent's first choice follows from the hash of its name alone; where two agents want the same, the later name takes the next free one.
-Colours: Okabe and Ito 2008 ("Color Universal Design") without yellow and black, and two dark ones after Tol; black is for upper bounds.
+Colours: Okabe and Ito 2008 ("Color Universal Design") without yellow and black, and two dark ones after Tol; black is for joint rows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#6F6A1E")
 MARKERS = ("o", "s", "^", "v", "D", "p", "<", ">")
-UPPER_BOUND_COLOUR = "#222222"
+JOINT_COLOUR = "#222222"
 
 
 class Look(NamedTuple):
@@ -22,7 +22,7 @@ class Look(NamedTuple):
     marker: str
 
 
-UPPER_BOUND_LOOK = Look(UPPER_BOUND_COLOUR, "*")
+JOINT_LOOK = Look(JOINT_COLOUR, "*")
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:

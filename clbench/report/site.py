@@ -25,7 +25,7 @@ from ..loading import LoadedRun, find_runs
 from ..metrics import METRICS
 from ..statistics import RUNS_FOR_INTERVAL
 from . import curves, figures, interactive
-from .formats import MISSING, amount, arrow, as_csv, data, latex, rank_text, score, statements, text, versions
+from .formats import JOINT, MISSING, amount, arrow, as_csv, data, latex, rank_text, score, statements, text, versions
 from .tables import BOOTSTRAP_SEED, COSTS, Entry, Row, Table, comparison_tables, counted, metric
 
 INDEX_COLUMNS = ("performance", "forgetting", "forward_transfer", "few_shot_gain", "hours")
@@ -182,7 +182,7 @@ class _Site:
                 [
                     {"href": f"../streams/{table.slug}.html", "text": self.labels[table.slug]},
                     row.label,
-                    "upper bound" if row.upper_bound else rank_text(row),
+                    JOINT if row.joint else rank_text(row),
                     len(row.runs),
                     *(text(row.entries[name]) for name in columns),
                 ]
@@ -343,7 +343,7 @@ def _figures(table: Table, files: Mapping[str, Sequence[str]]) -> list[dict[str,
     captions = {
         "headline": (
             "Headline",
-            "Mean, interval and every run, best performance on top; joint training is an upper bound.",
+            "Mean, interval and every run, best performance on top; joint training sees all tasks at once.",
             student,
             "image",
         ),
@@ -435,13 +435,13 @@ def _provenance(row: Row) -> list[str]:
 def _few_shot_csv(table: Table) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["agent", "upper_bound", "run_key", "seed", "phase", "shots", "score"])
+    writer.writerow(["agent", "joint", "run_key", "seed", "phase", "shots", "score"])
     for row in table.rows:
         for run in row.runs:
             for phase, curve in run.few_shot.items():
                 for shots, value in zip(curve.shots, curve.score.tolist(), strict=True):
                     written = "" if math.isnan(value) else repr(value)
-                    writer.writerow([row.label, row.upper_bound, run.run_key, run.seed, phase, shots, written])
+                    writer.writerow([row.label, row.joint, run.run_key, run.seed, phase, shots, written])
     return buffer.getvalue()
 
 

@@ -1,7 +1,7 @@
 """Comparison tables: one per stream, version and budget; a row is an agent, a number stands with its interval over runs.
 
 Which way is better comes from `METRICS` alone. Numbers of different streams, versions, budgets or stream hashes never share a table.
-Joint runs of the family appear as an upper bound, which has no rank; single-task runs are references and no rows. How a table is
+Joint runs of the family appear as rows without a rank; single-task runs are references and no rows. How a table is
 written stands in `formats`.
 """
 
@@ -76,14 +76,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Row:
-    """One agent, with one configuration. `rank` is (best, worst) place by performance; None below 5 runs and for upper bounds."""
+    """One agent, with one configuration. `rank` is (best, worst) place by performance; None below 5 runs and for joint rows."""
 
     label: str
     runs: tuple[LoadedRun, ...]
     summaries: tuple[Mapping[str, Any], ...]
     entries: Mapping[str, Entry]
     iqm: Interval
-    upper_bound: bool
+    joint: bool
     rank: tuple[int, int] | None = None
 
     @property
@@ -113,7 +113,7 @@ class ReferenceNote:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one stream and budget, best performance first, upper bounds last."""
+    """The rows of one stream and budget, best performance first, joint rows last."""
 
     stream: str
     family: str
@@ -148,8 +148,8 @@ class Table:
 
     @property
     def ranked(self) -> tuple[Row, ...]:
-        """The rows that compete: no upper bounds."""
-        return tuple(row for row in self.rows if not row.upper_bound)
+        """The rows that compete: no joint ones."""
+        return tuple(row for row in self.rows if not row.joint)
 
 
 Group = Callable[[LoadedRun], str]
@@ -237,7 +237,7 @@ def _by_agent(runs: Iterable[LoadedRun], group: Group) -> list[tuple[str, list[L
 
 
 def _row(runs: Sequence[LoadedRun], label: str, reference: derived.Reference | None, remarks: list[str]) -> Row:
-    upper_bound = runs[0].role == "joint"
+    joint = runs[0].role == "joint"
     repeated = sorted(seed for seed, count in Counter(run.seed for run in runs).items() if count > 1)
     if repeated:
         remarks.append(f"{label}: seed {', '.join(map(str, repeated))} occurs more than once, with different events.")
@@ -246,7 +246,7 @@ def _row(runs: Sequence[LoadedRun], label: str, reference: derived.Reference | N
     summaries = tuple(derived.summary(run.manifest, run.events, reference) for run in runs)
     entries = {name: _entry(name, [_value(summary, name) for summary in summaries]) for name in (*HEADLINE, *COSTS)}
     finals = np.array([[_number(value) for value in summary["final_per_task"].values()] for summary in summaries])  # (n, N)
-    return Row(label, tuple(runs), summaries, entries, _iqm(finals), upper_bound)
+    return Row(label, tuple(runs), summaries, entries, _iqm(finals), joint)
 
 
 def _iqm(finals: np.ndarray[Any, Any]) -> Interval:
@@ -274,7 +274,7 @@ def _number(value: float | None) -> float:
 def _order(row: Row) -> tuple[bool, float, str]:
     """Upper bounds last, best performance first, missing behind it, then by name."""
     value = row.entries["performance"].value
-    return row.upper_bound, math.inf if math.isnan(value) else -metric("performance").sign * value, row.label
+    return row.joint, math.inf if math.isnan(value) else -metric("performance").sign * value, row.label
 
 
 def _ranked(rows: Sequence[Row]) -> list[Row]:
@@ -282,7 +282,7 @@ def _ranked(rows: Sequence[Row]) -> list[Row]:
 
     Runs are paired where both agents have the same seeds; else Welch's test. Only rows with enough runs take part.
     """
-    competing = [row for row in rows if not row.upper_bound and row.entries["performance"].has_interval]
+    competing = [row for row in rows if not row.joint and row.entries["performance"].has_interval]
     pairs = [(i, j) for i in range(len(competing)) for j in range(i + 1, len(competing))]
     better = np.zeros((len(competing), len(competing)), dtype=bool)
     adjusted = statistics.holm([_p_value(competing[i], competing[j]) for i, j in pairs]) if pairs else []
@@ -305,8 +305,8 @@ def _p_value(one: Row, other: Row) -> float:
 
 
 def _marked(rows: Sequence[Row]) -> list[Row]:
-    """The rows with `best` set: the best value of a column and those whose intervals reach into its interval; never upper bounds."""
-    competing = [row for row in rows if not row.upper_bound]
+    """The rows with `best` set: the best value of a column and those whose intervals reach into its interval; never joint ones."""
+    competing = [row for row in rows if not row.joint]
     best = {name: _best(name, [row.entries[name] for row in competing]) for name in (*HEADLINE, *COSTS)}
     return [replace(row, entries={name: replace(e, best=id(e) in best[name]) for name, e in row.entries.items()}) for row in rows]
 
