@@ -257,7 +257,7 @@ def test_an_agent_has_one_look_and_two_agents_never_the_same():
     assigned = palette.looks(names)
     assert len(set(assigned.values())) == 40
     assert palette.looks(["ewc"])["ewc"] == palette.looks(["ewc"])["ewc"]
-    assert len({look.colour for look in palette.looks(names[:8]).values()}) == 8
+    assert len({look.colour for look in palette.looks(names[:11]).values()}) == 11
     assert palette.looks(reversed(names)) == assigned
 
 

@@ -1,7 +1,7 @@
 """Agent -> colour and marker, the same in every figure and in every paper.
 
 An agent's first choice follows from the hash of its name alone; where two agents want the same, the later name takes the next free one.
-Colours: Okabe and Ito 2008 ("Color Universal Design") without yellow and black, and two dark ones after Tol; black is for joint rows.
+Colours: Okabe and Ito 2008 ("Color Universal Design") without yellow and black, and five after Tol; black is for joint rows.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import NamedTuple
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#6F6A1E")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#6F6A1E", "#332288", "#44AA99", "#EE3377")
 MARKERS = ("o", "s", "^", "v", "D", "p", "<", ">")
 JOINT_COLOUR = "#222222"
 
@@ -26,7 +26,7 @@ JOINT_LOOK = Look(JOINT_COLOUR, "*")
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """Colour and marker of each name; no two share both as long as there are at most 64, none share a colour up to 8."""
+    """Colour and marker of each name; no two share both as long as there are at most 88, none share a colour up to 11."""
     assigned: dict[str, Look] = {}
     taken: set[tuple[int, int]] = set()
     for name in sorted(set(names)):
