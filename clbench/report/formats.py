@@ -55,6 +55,11 @@ def amount(value: float, unit: str) -> str:
     return f"{value:.3g}{' B' if unit == 'bytes' else ''}"
 
 
+def place_text(row: Row) -> str:
+    """What stands in a table's first column: the rank, or that a row is joint and has none."""
+    return JOINT if row.joint else rank_text(row)
+
+
 def rank_text(row: Row) -> str:
     """`2-4`, `1`, or an en dash without a rank."""
     if row.rank is None:

@@ -17,7 +17,7 @@ from ..files import make_folder, write_whole
 from ..loading import LoadedRun, find_runs
 from ..statistics import RESAMPLES, RUNS_FOR_INTERVAL
 from ..store import read_json
-from .formats import JOINT, MISSING, amount, arrow, as_csv, data, interval_text, rank_text, statements, text, versions
+from .formats import MISSING, amount, arrow, as_csv, data, interval_text, place_text, statements, text, versions
 from .tables import BOOTSTRAP_SEED, Row, Table, comparison_tables, counted, metric
 
 BEGIN, END = "<!-- clbench:begin -->", "<!-- clbench:end -->"
@@ -137,7 +137,7 @@ def _columns(table: Table, submissions: Mapping[str, Mapping[str, Any]], base: s
         if name in table.columns
     }
     return {
-        "Rank": lambda row: JOINT if row.joint else rank_text(row),
+        "Rank": place_text,
         "Agent": lambda row: escape(row.label),
         "Team": lambda row: stated(row, "team"),
         "Tier": lambda row: stated(row, "tier"),

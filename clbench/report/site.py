@@ -25,7 +25,7 @@ from ..loading import LoadedRun, find_runs
 from ..metrics import METRICS
 from ..statistics import RUNS_FOR_INTERVAL
 from . import curves, figures, interactive
-from .formats import JOINT, MISSING, amount, arrow, as_csv, data, latex, rank_text, score, statements, text, versions
+from .formats import MISSING, amount, arrow, as_csv, data, latex, place_text, score, statements, text, versions
 from .tables import BOOTSTRAP_SEED, COSTS, Entry, Row, Table, comparison_tables, counted, metric
 
 INDEX_COLUMNS = ("performance", "forgetting", "forward_transfer", "few_shot_gain", "hours")
@@ -182,7 +182,7 @@ class _Site:
                 [
                     {"href": f"../streams/{table.slug}.html", "text": self.labels[table.slug]},
                     row.label,
-                    JOINT if row.joint else rank_text(row),
+                    place_text(row),
                     len(row.runs),
                     *(text(row.entries[name]) for name in columns),
                 ]
@@ -252,7 +252,7 @@ def _environment(site: _Site) -> Any:
         agent_files=site.agent_files,
         metric=metric,
         arrow=arrow,
-        rank_text=rank_text,
+        place_text=place_text,
         value_text=_value_text,
         spread_text=_spread_text,
         sort_value=_sort_value,

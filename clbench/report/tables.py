@@ -272,7 +272,7 @@ def _number(value: float | None) -> float:
 
 
 def _order(row: Row) -> tuple[bool, float, str]:
-    """Upper bounds last, best performance first, missing behind it, then by name."""
+    """Joint rows last, best performance first, missing behind it, then by name."""
     value = row.entries["performance"].value
     return row.joint, math.inf if math.isnan(value) else -metric("performance").sign * value, row.label
 

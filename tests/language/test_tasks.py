@@ -238,7 +238,7 @@ def test_all_profiles_list_what_they_have() -> None:
             assert generator.name == name and generator.legal.max() < V
             vocabulary().id(f"op:{name}")
     for table in EXAMPLES.values():
-        assert {table[name] for name in BINDING if name != "recall"} == {max(table.values())}
+        assert {table[name] for name in BINDING} == {max(table.values())}
 
 
 def test_shots_are_prefixes_of_one_another_and_repeat() -> None:
