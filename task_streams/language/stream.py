@@ -1,14 +1,19 @@
-"""The algorithmic stream as phases: one algorithm after another, cued by an op-code, scored above its best shortcut. Source: spec 3.2."""
+"""Language streams as phases: one algorithm after another, and one question at rising distance; scored above the best shortcut.
+
+Sources: spec language.md 3.2 (algorithms) and 5.4 (distance).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from clbench.errors import UserError
+from clbench.errors import UserError, unknown_name
 from clbench.stream import FewShot, Phase, TaskStream, variant
 
+from . import distance
 from .algorithmic import EXAMPLES, HELD_OUT, STREAM, TEST_EXAMPLES
 from .algorithmic import tasks as make_tasks
+from .task import TextTask
 from .vocabulary import vocabulary
 
 
@@ -60,5 +65,58 @@ def algorithmic_stream(
         kind="algorithmic",
         options={"identity": identity, "vocabulary": vocabulary().hash, "test_examples": TEST_EXAMPLES[budget]},
         description=f"{len(names)} algorithmic language tasks",
+    )
+    return variant(stream, joint=joint, only=only, validation=validation)
+
+
+def distance_stream(
+    *,
+    name: str,
+    version: int,
+    budget: str,
+    question: str,
+    trained: Sequence[int] = (0, 1, 3),
+    probed: Sequence[int] = (),
+    segment: int = 8,
+    units: Sequence[int] = (32_000,),
+    points: int = 2,
+    test_examples: int = 256,
+    boundaries: bool = True,
+    joint: bool = False,
+    only: int | None = None,
+    validation: bool = False,
+    window: int = 1,
+) -> TaskStream:
+    """A curriculum over distance: `question` (memorize, detect, reasoning) is trained at the gaps `trained`, one phase each, in order.
+
+    A gap counts whole segments of `segment` tokens between the first one and the question. The columns are the gaps `trained` and
+    `probed`; those only probed are never trained, and say how far the memory reaches beyond what it saw. `units`: training examples of
+    each phase; one number stands for all.
+    """
+    if question not in distance.QUESTIONS:
+        raise unknown_name("question", question, distance.QUESTIONS, "task_streams/language/distance.py")
+    if min((*trained, *probed), default=-1) < 0 or not trained:
+        raise UserError(
+            f"stream '{name}': trained and probed must be gaps >= 0, at least one trained, got {list(trained)} and {list(probed)}"
+        )
+    granted = list(units) * (len(trained) if len(units) == 1 else 1)
+    if len(granted) != len(trained):
+        raise UserError(f"stream '{name}': expected units for {len(trained)} phases, got {len(granted)}")
+    if test_examples < 1:
+        raise UserError(f"stream '{name}': test_examples must be > 0, got {test_examples}")
+    gaps = [*trained, *(gap for gap in probed if gap not in trained)]
+    scored_on = "validation" if validation else "test"
+    made = [distance.generator(question, gap, segment) for gap in gaps]
+    stream = TaskStream(
+        name=name,
+        version=version,
+        budget=budget,
+        tasks=tuple(TextTask(g, cue=None, test_examples=test_examples, floor=distance.floor(g), scored_on=scored_on) for g in made),
+        phases=tuple(Phase((column,), count, points) for column, count in enumerate(granted)),
+        boundaries=boundaries,
+        window=window,
+        kind="distance",
+        options={"question": question, "segment": segment, "vocabulary": vocabulary().hash, "test_examples": test_examples},
+        description=f"{question}: a fact, noise, and a question {min(gaps)} to {max(gaps)} segments later",
     )
     return variant(stream, joint=joint, only=only, validation=validation)
