@@ -213,11 +213,15 @@ def _gpus() -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its manifest and numbered events; everything else follows from them."""
+    """A finished run: its manifest and numbered events; everything else follows from them.
+
+    `agent`: as the run left it, to be asked more; None where the run was found finished.
+    """
 
     manifest: Mapping[str, Any]
     events: tuple[Mapping[str, Any], ...]
     folder: Path | None = None
+    agent: Agent | None = field(default=None, repr=False, compare=False)
 
     @property
     def matrix(self) -> EvaluationMatrix:
@@ -253,9 +257,10 @@ def _in_memory(request: Request) -> Run:
     sink = MemorySink()
     log = EventLog(sink)
     with _prepared(request), guards.seeded_global_generators(seeding.integer(request.seed, "agent")):
-        Session(request.agent.build, request.stream, request.seed, log, run_key=request.run_key).run()
+        session = Session(request.agent.build, request.stream, request.seed, log, run_key=request.run_key)
+        session.run()
     events = parse_events("".join(line + "\n" for line in sink.lines).encode(), "memory")
-    return Run(request.manifest(), tuple(events))
+    return Run(request.manifest(), tuple(events), agent=session.agent)
 
 
 def _on_disk(request: Request, folder: RunFolder, results_dir: Path) -> Run:
@@ -282,7 +287,7 @@ def _on_disk(request: Request, folder: RunFolder, results_dir: Path) -> Run:
             raise
     derive(folder.path, derived.find_reference(folder.manifest(), results_dir))
     folder.finish()
-    return Run(folder.manifest(), tuple(folder.events()), folder.path)
+    return Run(folder.manifest(), tuple(folder.events()), folder.path, session.agent)
 
 
 def derive(path: Path, reference: derived.Reference | None) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 import clbench
+from clbench import configuration
 
 
 def test_every_public_name_can_be_imported_and_the_list_is_sorted():
@@ -33,3 +35,14 @@ def test_the_report_imports_neither_torch_nor_the_wings():
         "print([m for m in sys.modules if m in ('torch', 'mujoco') or m.startswith(('clbench.agents', 'clbench.task_streams'))])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_run_hands_over_the_agent_that_it_scored(tmp_path):
+    stream = replace(configuration.stream_named("toy"), few_shot=None)
+    last = stream.tasks[-1]
+    for where in (None, tmp_path):
+        run = clbench.run("fine-tuning", stream, seed=1, results_dir=where)
+        assert run.agent is not None
+        again = last.evaluate(run.agent.policy(last.info), stream.seed("evaluation", last))
+        assert again.score.mean() == pytest.approx(run.matrix.score[-1, -1], abs=1e-12)
+    assert clbench.run("fine-tuning", stream, seed=1, results_dir=tmp_path).agent is None  # found finished
