@@ -53,31 +53,31 @@ def _distribution(point: EntryPoint) -> str:
 
 @cache
 def files(group: str) -> Mapping[str, ConfigFile]:
-    """The files of a group by name; of two with one name the first package's stands."""
+    """The files of a group by name, `folder/name` where they lie in one; of two with one name the first package's stands."""
     found: dict[str, ConfigFile] = {}
     for package, provider in packages().items():
-        for path in _yaml_files(package, provider, group):
-            found.setdefault(path.stem, ConfigFile(group, path.stem, path, provider))
+        for name, path in _yaml_files(package, provider, group):
+            found.setdefault(name, ConfigFile(group, name, path, provider))
     return dict(sorted(found.items()))
 
 
-def _yaml_files(package: str, provider: str, group: str) -> Iterator[Path]:
+def _yaml_files(package: str, provider: str, group: str) -> Iterator[tuple[str, Path]]:
     try:
         folder = Path(str(resources.files(package))) / group
     except (ImportError, TypeError) as error:
         sys.stderr.write(f"clbench: configurations of {provider} cannot be read and are left out: {error}\n")
         return
-    yield from sorted(folder.glob("*.yaml"))
+    yield from ((path.relative_to(folder).with_suffix("").as_posix(), path) for path in sorted(folder.rglob("*.yaml")))
 
 
 def find(group: str, choice: str) -> ConfigFile:
     """The file that a name or a path (`./reach4.yaml`) stands for."""
-    if is_path(choice):
+    known = files(group)
+    if is_path(choice) and choice not in known:
         path = Path(choice)
         if not path.is_file():
             raise UserError(f"no file '{choice}' (named by {group}={choice}); give the path of a YAML file, or see: clbench list {group}s")
         return ConfigFile(group, path.stem, path, None)
-    known = files(group)
     if choice not in known:
         raise unknown_name(group, choice, known, f"clbench list {group}s")
     return known[choice]

@@ -26,6 +26,7 @@ COMMANDS = {
     "metrics": "measure runs, or say what the metrics are",
     "report": "write tables, figures and a site about runs",
     "leaderboard": "rebuild leaderboard.md from the submissions",
+    "reproductions": "rebuild results/reproductions.md: what papers claim, run again",
     "submit": "pack runs as a submission and validate it",
     "benchmark": "measure the suite's own speed",
 }

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
 from . import catalogue
 from .errors import UserError
 
-KEYS = ("name", "description", "budget", "report", "runs")
-BLOCK_KEYS = ("agents", "streams", "seeds", "overrides")
+KEYS = ("name", "description", "budget", "report", "claim", "runs")
+BLOCK_KEYS = ("arm", "agents", "streams", "seeds", "overrides")
 REPLACED = ("seed", "budget")
 APPENDED = ("results_dir", "device", "threads")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Its name, the words of every run (as typed after `clbench run`), and whether a report follows."""
+    """Its name, the words of every run (as typed after `clbench run`), and whether a report follows.
+
+    `arms`: the same words by the name that their block has as an arm of a claim; `claim`: what the experiment is to show.
+    """
 
     name: str
     description: str
     report: bool
     commands: tuple[tuple[str, ...], ...]
+    arms: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    claim: Mapping[str, Any] | None = None
 
 
 def load(choice: str, typed: Sequence[str] = ()) -> Experiment:
@@ -37,14 +42,15 @@ def load(choice: str, typed: Sequence[str] = ()) -> Experiment:
         raise UserError(f"{where}: runs: expected a list of blocks with agents, streams and seeds, got {blocks!r}")
     budget = replaced.get("budget", [f"budget={values.get('budget', 'smoke')}"])
     rest = [word for key in APPENDED for word in replaced.get(key, [])]
-    commands = [
-        command for n, block in enumerate(blocks) for command in _block(block, f"{where}: runs[{n}]", replaced.get("seed"), budget, rest)
-    ]
+    unfolded = [_block(block, f"{where}: runs[{n}]", replaced.get("seed"), budget, rest) for n, block in enumerate(blocks)]
+    commands = [command for words in unfolded for command in words]
     return Experiment(
         name=str(values.get("name", file.name)),
         description=str(values.get("description", "")),
         report=values.get("report", False) is True,
         commands=tuple(dict.fromkeys(commands)),
+        arms={str(block["arm"]): tuple(words) for block, words in zip(blocks, unfolded, strict=True) if "arm" in block},
+        claim=values.get("claim"),
     )
 
 

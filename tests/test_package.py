@@ -86,7 +86,7 @@ def test_every_configuration_is_commented_and_describes_itself(file):
     explained = ("description:", "defaults:", "name:", "kind:", "version:", "budgets:")
     bare = [line for above, line in zip(["", *lines], lines, strict=False) if line[:1].isalpha() and "#" not in line and above[:1] != "#"]
     assert [line for line in bare if not line.startswith(explained) and len(line) < 100] == []
-    if file.parent.name in ("agent", "stream", "experiment", "budget"):
+    if file.parent.name in ("agent", "stream", "experiment", "budget", "reproduce"):
         assert values["name"] == file.stem
         assert len(values["description"]) > 10
 

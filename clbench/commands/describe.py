@@ -48,7 +48,7 @@ def describe(name: str) -> list[Description]:
         return [_run(Path(name))]
     if ":" in name or name.endswith(".py"):
         return [_agent(name, None)]
-    if catalogue.is_path(name):
+    if catalogue.is_path(name) and name not in catalogue.files("experiment"):
         file = catalogue.find("stream", name)
         return [_agent(name, file) if file.read().get("kind") in registry.providers("agents") else _stream(name, file)]
     found = list(_named(name))

@@ -1,0 +1,209 @@
+"""What papers claim, run again: experiments with a `claim`, the packs of their runs, and the page that says which bars were met.
+
+    configs/experiment/reproduce/<claim>.yaml                statement, source, published figure, departures, arms, bars
+    results/reproductions/<claim>/<arm>/...                  packs as `clbench submit` makes them, one for each arm and stream
+    results/reproductions.md                                 generated from both; nothing in it is typed by hand
+
+A bar is about the worst seed: it is met where every run of its arm that asks for its task meets it. Bars that fail stay on the page.
+A run belongs to an arm by its key, so that runs under other options never count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import catalogue, derived
+from .errors import UserError, ValidationError
+from .experiment import Experiment, load
+from .files import make_folder, write_whole
+from .loading import LoadedRun, find_runs
+from .report.formats import MISSING, interval_text
+from .statistics import RUNS_FOR_INTERVAL, mean_interval
+
+FOLDER = "reproduce/"
+KEYS = ("statement", "source", "published", "departure", "tuning", "bars")
+SIGNS = {"at_least": "≥", "at_most": "≤"}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The accuracy of `task` at the end of every run of `arm` is at least (sign 1) or at most (sign -1) `value`."""
+
+    arm: str
+    task: str
+    key: str  # at_least or at_most
+    value: float
+
+    def met(self, accuracies: Sequence[float]) -> bool:
+        """Whether all of them clear the bar."""
+        return all(found >= self.value if self.key == "at_least" else found <= self.value for found in accuracies)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One experiment that is to show something."""
+
+    name: str
+    experiment: Experiment
+    bars: tuple[Bar, ...]
+
+    def text(self, key: str) -> str:
+        """One of its sentences."""
+        return str((self.experiment.claim or {}).get(key, "")).strip()
+
+    def keys(self) -> dict[str, dict[str, str]]:
+        """By arm the run keys that belong to it, each with the words that were typed."""
+        from .configuration import resolve
+
+        return {
+            arm: {resolve(words).request.run_key: " ".join(words) for words in commands} for arm, commands in self.experiment.arms.items()
+        }
+
+
+def claims() -> list[Claim]:
+    """All claims that come with clbench and its plug-ins, by name."""
+    return [_claim(name) for name in catalogue.files("experiment") if name.startswith(FOLDER)]
+
+
+def _claim(name: str) -> Claim:
+    experiment = load(name)
+    where, claim = f"experiment/{name}.yaml", experiment.claim
+    if not isinstance(claim, Mapping) or any(key not in claim for key in KEYS):
+        raise UserError(f"{where}: claim: expected a mapping with {', '.join(KEYS)}")
+    return Claim(
+        name.removeprefix(FOLDER),
+        experiment,
+        tuple(_bar(bar, experiment, f"{where}: claim.bars[{n}]") for n, bar in enumerate(claim["bars"])),
+    )
+
+
+def _bar(bar: Any, experiment: Experiment, where: str) -> Bar:
+    signs = [key for key in SIGNS if isinstance(bar, Mapping) and key in bar]
+    if len(signs) != 1 or set(bar) != {"arm", "task", *signs}:
+        raise UserError(f"{where}: expected arm, task and one of {', '.join(SIGNS)}, got {bar!r}")
+    if bar["arm"] not in experiment.arms:
+        raise UserError(f"{where}: no arm '{bar['arm']}'; arms are {', '.join(experiment.arms)}")
+    return Bar(bar["arm"], str(bar["task"]), signs[0], float(bar[signs[0]]))
+
+
+def accuracies(runs: Sequence[LoadedRun]) -> dict[str, list[float]]:
+    """By task the raw score of each run that asks for it, at its end."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        rows = derived.eval_rows(run.manifest, run.events)
+        last = max(row["step"] for row in rows)
+        for row in rows:
+            if row["step"] == last:
+                found.setdefault(row["task_id"], []).append(row["raw_score"])
+    return found
+
+
+# -- packing -------------------------------------------------------------------------------------------------------------
+
+
+def pack(claim: Claim, runs_dir: Path, results: Path, date: str) -> list[Path]:
+    """Pack the finished runs of `claim` below `runs_dir`, one pack for each arm and stream that has none yet; returns the new ones."""
+    from .submissions import pack as packed
+
+    there = [path.parent for path in sorted(runs_dir.rglob("DONE"))]
+    made: list[Path] = []
+    for arm, keys in claim.keys().items():
+        target = results / "reproductions" / claim.name / arm
+        have = {run.run_key for run in (find_runs(target) if target.is_dir() else [])}
+        mine = [folder for folder in there if folder.name.rpartition("-")[2] in keys.keys() - have]
+        for stream in sorted({folder.parents[2].name for folder in mine}):
+            alike = [folder for folder in mine if folder.parents[2].name == stream]
+            made.append(packed(alike, target, team="clbench", date=date, tuning=claim.text("tuning"), notes=f"arm {arm} of {claim.name}"))
+    return made
+
+
+# -- the page ------------------------------------------------------------------------------------------------------------
+
+
+def generate(results: Path, *, check: bool = False) -> bool:
+    """Write `<results>/reproductions.md`; returns whether it changed. With `check` a difference is an error and nothing is written."""
+    path, wanted = results / "reproductions.md", page(results)
+    if path.is_file() and path.read_text(encoding="utf-8") == wanted:
+        return False
+    if check:
+        raise ValidationError(f"{path.name} is not what the packs say. Rebuild with: clbench reproductions")
+    make_folder(path.parent)
+    write_whole(path, wanted)
+    return True
+
+
+def page(results: Path) -> str:
+    """The whole page."""
+    lines = ["# Reproductions", ""]
+    lines += ["What papers claim, run again at a size for two CPU cores. Generated by `clbench reproductions` from the packs under"]
+    lines += ["`reproductions/`. Numbers are raw accuracies at the end of the run; a bar is about the worst seed. What fails stays.", ""]
+    for claim in claims():
+        lines += [*_section(claim, results / "reproductions" / claim.name), ""]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _section(claim: Claim, folder: Path) -> Iterator[str]:
+    arms = {arm: _runs_of(folder / arm, keys) for arm, keys in claim.keys().items()}
+    rows = [_row(bar, accuracies(arms[bar.arm])) for bar in claim.bars]
+    verdicts = [row[-1] for row in rows]
+    counted = ", ".join(f"{verdicts.count(word)} {word}" for word in ("met", "failed", "not run") if word in verdicts)
+    yield f"## {claim.name}: {counted}"
+    yield ""
+    yield claim.text("statement")
+    yield ""
+    yield f"- Source: {claim.text('source')}"
+    yield f"- Published: {claim.text('published')}"
+    yield f"- Here: {claim.text('departure')}"
+    yield f"- Tuned: {claim.text('tuning')}"
+    yield f"- Run it: `clbench run experiment={FOLDER}{claim.name}`"
+    yield ""
+    yield "| Arm | Task | Runs | Accuracy | Worst | Bar | |"
+    yield "|---|---|---|---|---|---|---|"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+    yield ""
+    for arm, runs in arms.items():
+        curve = accuracies(runs)
+        if curve:
+            yield (
+                f"{arm}, all tasks: " + ", ".join(f"{task} {_mean(found):.3f}" for task, found in sorted(curve.items(), key=_natural)) + "."
+            )
+            yield ""
+
+
+def _runs_of(folder: Path, keys: Mapping[str, str]) -> list[LoadedRun]:
+    runs = find_runs(folder) if folder.is_dir() else []
+    return sorted((run for run in runs if run.run_key in keys and run.finished), key=lambda run: (run.stream, run.seed))
+
+
+def _row(bar: Bar, found: Mapping[str, list[float]]) -> list[str]:
+    values = found.get(bar.task, [])
+    limit = f"{SIGNS[bar.key]} {bar.value:.2f}"
+    if not values:
+        return [bar.arm, bar.task, "0", MISSING, MISSING, limit, "not run"]
+    spread = interval_text(mean_interval(values)) if len(values) >= RUNS_FOR_INTERVAL else _range(values)
+    worst = min(values) if bar.key == "at_least" else max(values)
+    return [
+        bar.arm,
+        bar.task,
+        str(len(values)),
+        spread,
+        f"{worst:.3f}",
+        limit,
+        "met" if bar.met(values) else "failed",
+    ]
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{_mean(values):.3f} ({min(values):.3f} .. {max(values):.3f})"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _natural(item: tuple[str, Any]) -> tuple[str, int]:
+    stem, _, number = item[0].rpartition("-")
+    return (stem, int(number)) if number.isdecimal() else (item[0], 0)
