@@ -14,6 +14,7 @@ SPECS = {
     "mw3-demo": "1b54cfca969d72c6",
     "cw10-demo": "e0815db879009b32",
     "cw20-demo": "0c47bd770fd1abd6",
+    "mw3-masked": "7e43f730399277ba",
     "memorize": "48e9f3d826102fe7",
     "detect": "47c9ab947f9e546a",
     "reasoning": "b6fe04007bfc84ba",

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -171,6 +172,7 @@ def generator(question: str, gap: int, segment: int) -> Recollection | Reasoning
     return made
 
 
+@cache
 def floor(generator: Recollection | Reasoning) -> float:
     """The level of the best shortcut on fixed examples: guessing, or the task's own; symbols are uniform, no count of answers helps."""
     rows = min(512, max(32, _FLOOR_TOKENS // generator.prompt_size))

@@ -36,6 +36,7 @@ def demonstration_stream(
     noise: float = 0.1,
     horizon: int = 200,
     episodes: int = 50,
+    goal_steps: int | None = None,
     units: int = 512_000,
     points: int = 5,
     window: int = 1,
@@ -47,7 +48,8 @@ def demonstration_stream(
 
     identity "cued": each visit is a column of its own and its one-hot ends the observation; "hidden": no cue, and visits to one task share
     a column. `held_out` tasks are adapted to from `shots` demonstrations, `draws` times, with `adaptation_units` steps each, by the
-    untrained agent and after the last phase. `validation`: all scores are on goals of their own, for tuning.
+    untrained agent and after the last phase. `goal_steps`: steps of an episode that show the goal, 1 so that it must be remembered; null
+    shows it always. `validation`: all scores are on goals of their own, for tuning.
     """
     if identity not in ("cued", "hidden"):
         raise UserError(f"stream '{name}': identity must be cued or hidden, got '{identity}'")
@@ -76,6 +78,7 @@ def demonstration_stream(
             episodes=episodes,
             scored_on=scored_on,
             cue=cued,
+            goal_steps=goal_steps,
             label=label,
         )
 
@@ -83,7 +86,7 @@ def demonstration_stream(
     phases = tuple(Phase((column,), units, points) for column in list(range(len(made))) * (1 if cued else repeats))
     others = tuple(make(task, len(columns) + n, task) for n, task in enumerate(held_out))
     stream = TaskStream(
-        name=name if cued else f"{name}-hidden",
+        name=_variant_name(name, cued, goal_steps),
         version=version,
         budget=budget,
         tasks=made,
@@ -101,11 +104,17 @@ def demonstration_stream(
             "horizon": horizon,
             "episodes": episodes,
             "terminate_on_success": True,
-            "goal_visible": True,
+            "goal_visible": True if goal_steps is None else goal_steps,
         },
         description=f"{len(tasks)} Meta-World tasks from scripted demonstrations",
     )
     return variant(stream, joint=joint, only=only, validation=validation)
+
+
+def _variant_name(name: str, cued: bool, goal_steps: int | None) -> str:
+    """Streams of one name are compared, so that what changes scores is in it."""
+    masked = "" if goal_steps is None or name.endswith("-masked") else "-masked"
+    return name + masked + ("" if cued else "-hidden")
 
 
 def _goals_hash(tasks: Sequence[str], splits: Sequence[str]) -> str:

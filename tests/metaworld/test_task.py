@@ -106,3 +106,57 @@ def test_the_validation_variant_has_a_name_and_evaluation_seeds_of_its_own():
     assert (table.name, tuning.name) == ("mw3-demo", "mw3-demo-validation")
     assert table.seed("evaluation", table.tasks[0]) != tuning.seed("evaluation", tuning.tasks[0])
     assert table.hash() != tuning.hash()
+
+
+def masked(name, goal_steps):
+    info = TaskInfo(0, 2, "demonstrations", 41, 4)
+    return MetaWorldTask(name, info, demonstrations=3, horizon=150, episodes=4, cue=True, goal_steps=goal_steps)
+
+
+@pytest.mark.parametrize("goal_steps", [0, 1, 5])
+def test_a_masked_goal_is_shown_in_the_first_steps_only_and_nothing_else_changes(goal_steps):
+    open_, closed = masked("reach", None).experience(0), masked("reach", goal_steps).experience(0)
+    for lived in (open_, closed):
+        lived.meter.grant(200)
+    (seen, actions, _), (hidden, same, _) = open_.windows(2, 20), closed.windows(2, 20)
+    assert np.array_equal(actions, same)  # the expert saw the goal
+    assert np.array_equal(np.delete(seen, [36, 37, 38], axis=2), np.delete(hidden, [36, 37, 38], axis=2))
+    assert np.array_equal(seen[:, :goal_steps], hidden[:, :goal_steps])
+    assert seen[:, :, 36:39].any(axis=2).all()
+    assert not hidden[:, goal_steps:, 36:39].any()
+
+
+def test_a_masked_goal_must_be_remembered():
+    """The expert reads the goal at every step; one that keeps the goal of the first step does as well as where it is always shown."""
+
+    class Remembers:
+        def initial_state(self, batch):
+            return None
+
+        def act(self, observation, state):
+            goal = observation[:, 36:39].copy() if state is None else state
+            recalled = observation.copy()
+            recalled[:, 36:39] = goal
+            return expert.act(recalled, None)[0], goal
+
+    task, expert = masked("reach", 1), masked("reach", 1).expert()
+    assert masked("reach", None).evaluate(expert, 0).score.mean() == 1.0
+    assert task.evaluate(expert, 0).score.mean() == 0.0
+    remembered, shown = task.evaluate(Remembers(), 0), masked("reach", None).evaluate(expert, 0)
+    assert np.array_equal(remembered.facts["return"], shown.facts["return"])
+    assert masked("reach", 0).evaluate(Remembers(), 0).score.mean() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "goal_visible"),
+    [
+        ({}, "mw3-demo", True),
+        ({"goal_steps": 1}, "mw3-demo-masked", 1),
+        ({"goal_steps": 0, "identity": "hidden"}, "mw3-demo-masked-hidden", 0),
+    ],
+)
+def test_a_stream_with_a_masked_goal_has_a_name_of_its_own(options, name, goal_visible):
+    stream = configuration.stream_named("mw3-demo", "smoke", options)
+    assert stream.name == name
+    assert stream.options["goal_visible"] == goal_visible
+    assert configuration.stream_named("mw3-masked", "smoke").name == "mw3-masked"

@@ -1,0 +1,128 @@
+"""A claim is met by the packs of its own runs and by nothing else; what fails stays on the page."""
+
+import re
+import shutil
+
+import pytest
+
+from clbench import reproductions, runs, submissions
+from clbench.configuration import resolve
+from clbench.errors import UserError, ValidationError
+
+CLAIM = """
+name: remembering
+description: neighbours keep what a random policy never has
+budget: smoke
+claim:
+  statement: Neighbours keep the first task.
+  source: nobody
+  published: nothing
+  departure: a toy
+  tuning: none
+  bars:
+    - {arm: kept, task: TASK, at_least: 0.5}
+    - {arm: lost, task: TASK, at_most: 0.5}
+    - {arm: lost, task: TASK, at_least: 0.99}
+    - {arm: unseen, task: TASK, at_least: 0.5}
+runs:
+  - {arm: kept, agents: [nearest-neighbour], streams: [toy], seeds: [0, 1]}
+  - {arm: lost, agents: [random], streams: [toy], seeds: [0, 1]}
+  - {arm: unseen, agents: [ewc], streams: [toy], seeds: [0]}
+"""
+
+
+@pytest.fixture(scope="module")
+def task():
+    return resolve(["stream=toy", "agent=random"]).request.stream.tasks[0].name
+
+
+@pytest.fixture(scope="module")
+def claim(task, tmp_path_factory):
+    file = tmp_path_factory.mktemp("claim") / "remembering.yaml"
+    file.write_text(CLAIM.replace("TASK", task))
+    return reproductions.claim(str(file))
+
+
+@pytest.fixture(scope="module")
+def results(claim, tmp_path_factory):
+    root = tmp_path_factory.mktemp("reproductions")
+    words = [words for arm in ("kept", "lost") for words in claim.experiment.arms[arm]]
+    others = [["stream=toy", "agent=nearest-neighbour", "seed=0", "agent.neighbours=1"]]  # the same agent under another option
+    for command in [*words, *others]:
+        runs.execute(resolve(command).request, root / "runs")
+    made = reproductions.pack(claim, root / "runs", root / "results", "2026-11-01")
+    assert len(made) == 2
+    return root / "results"
+
+
+def rows(page):
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
+    return [dict(zip(("arm", "task", "runs", "accuracy", "worst", "bar", "verdict"), row, strict=True)) for row in cells[1:]]
+
+
+def test_bars_are_judged_by_the_worst_seed_and_failures_stay(claim, results):
+    page = reproductions.page([claim], results)
+    found = rows(page)
+    assert [row["verdict"] for row in found] == ["met", "met", "failed", "not run"]
+    assert [row["runs"] for row in found] == ["2", "2", "2", "0"]
+    assert "## remembering: 2 met, 1 failed, 1 not run" in page
+    for row in found[:3]:
+        mean, low, high = (float(number) for number in re.findall(r"\d\.\d{3}", row["accuracy"]))
+        assert low <= mean <= high
+        assert float(row["worst"]) == (high if row["bar"].startswith("≤") else low)
+
+
+def test_packs_are_submissions_that_can_be_checked(claim, results):
+    packs = sorted(path.parent for path in results.rglob("SHA256SUMS"))
+    assert [path.relative_to(results).parts[:3] for path in packs] == [("reproductions", "remembering", arm) for arm in ("kept", "lost")]
+    assert not [finding for path in packs for finding in submissions.findings(path)]
+    assert [len(list(path.glob("runs/*"))) for path in packs] == [2, 2]
+
+
+def test_packing_again_makes_nothing_new(claim, results):
+    assert reproductions.pack(claim, results.parent / "runs", results, "2026-11-02") == []
+
+
+def test_a_run_under_other_options_does_not_count(claim, results, tmp_path):
+    copy = tmp_path / "results"
+    shutil.copytree(results, copy)
+    moved = copy / "reproductions" / "remembering"
+    (moved / "lost").rename(moved / "unseen")  # runs of the random policy in the place of those of EWC
+    assert [row["verdict"] for row in rows(reproductions.page([claim], copy))] == ["met", "not run", "not run", "not run"]
+
+
+def test_a_page_that_is_not_what_the_packs_say_is_found(tmp_path):
+    assert reproductions.generate(tmp_path)
+    assert not reproductions.generate(tmp_path)
+    page = tmp_path / "reproductions.md"
+    page.write_text(page.read_text().replace("not run", "met", 1))
+    with pytest.raises(ValidationError, match=r"reproductions.md is not what the packs say. Rebuild with: clbench reproductions"):
+        reproductions.generate(tmp_path, check=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  source: nobody\n", "", "claim: expected a mapping with statement, source, published"),
+        ("at_most: 0.5", "at_most: 0.5, at_least: 0.1", r"claim.bars\[1\]: expected arm, task and one of at_least, at_most"),
+        ("{arm: unseen, task", "{arm: unsaid, task", r"claim.bars\[3\]: no arm 'unsaid'; arms are kept, lost, unseen"),
+    ],
+)
+def test_a_claim_that_cannot_be_judged_is_refused(tmp_path, old, new, message):
+    file = tmp_path / "claim.yaml"
+    file.write_text(CLAIM.replace(old, new))
+    with pytest.raises(UserError, match=message):
+        reproductions.claim(str(file))
+
+
+def test_the_claims_of_clbench_can_be_judged():
+    found = reproductions.claims()
+    assert [claim.name for claim in found] == sorted(claim.name for claim in found)
+    for claim in found:
+        assert claim.bars
+        assert all(claim.text(key) for key in reproductions.KEYS if key != "bars")
+        columns = {
+            arm: {task.name for words in commands for task in resolve(words).request.stream.tasks}
+            for arm, commands in claim.experiment.arms.items()
+        }
+        assert all(bar.task in columns[bar.arm] for bar in claim.bars)
