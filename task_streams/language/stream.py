@@ -81,6 +81,7 @@ def distance_stream(
     units: Sequence[int] = (32_000,),
     points: int = 2,
     test_examples: int = 256,
+    mixed: bool = False,
     boundaries: bool = True,
     joint: bool = False,
     only: int | None = None,
@@ -91,7 +92,7 @@ def distance_stream(
 
     A gap counts whole segments of `segment` tokens between the first one and the question. The columns are the gaps `trained` and
     `probed`; those only probed are never trained, and say how far the memory reaches beyond what it saw. `units`: training examples of
-    each phase; one number stands for all.
+    each phase; one number stands for all. `mixed`: a phase trains its gap and all before it in equal parts, so that none is forgotten.
     """
     if question not in distance.QUESTIONS:
         raise unknown_name("question", question, distance.QUESTIONS, "task_streams/language/distance.py")
@@ -108,11 +109,11 @@ def distance_stream(
     scored_on = "validation" if validation else "test"
     made = [distance.generator(question, gap, segment) for gap in gaps]
     stream = TaskStream(
-        name=name,
+        name=f"{name}-mixed" if mixed else name,
         version=version,
         budget=budget,
         tasks=tuple(TextTask(g, cue=None, test_examples=test_examples, floor=distance.floor(g), scored_on=scored_on) for g in made),
-        phases=tuple(Phase((column,), count, points) for column, count in enumerate(granted)),
+        phases=tuple(Phase(tuple(range(column + 1)) if mixed else (column,), count, points) for column, count in enumerate(granted)),
         boundaries=boundaries,
         window=window,
         kind="distance",

@@ -108,6 +108,12 @@ def test_trained_gaps_are_phases_in_order_and_probed_ones_columns_only() -> None
     assert [(phase.columns, phase.units) for phase in made.phases] == [((0,), 64), ((1,), 32)]
 
 
+def test_mixed_phases_train_all_gaps_so_far_under_a_name_of_their_own() -> None:
+    made = distance_stream(name="d", version=1, budget="smoke", question="detect", trained=[0, 1, 3], units=[64], mixed=True)
+    assert made.name == "d-mixed"
+    assert [(phase.columns, phase.units) for phase in made.phases] == [((0,), 64), ((0, 1), 64), ((0, 1, 2), 64)]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
