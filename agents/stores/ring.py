@@ -25,6 +25,7 @@ class RingStore:
         capacity: int,
         key_width: int,
         value_width: int,
+        *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> State:

@@ -46,6 +46,7 @@ class MemoryStore(Protocol):
         capacity: int,
         key_width: int,
         value_width: int,
+        *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> State:
@@ -57,7 +58,7 @@ class MemoryStore(Protocol):
         ...
 
     def attend(self, state: State, q: Tensor, topk: int | None = None, scale: float = 1.0) -> Attended:
-        """Read with q (B, H, T, dk): softmax over scale * q k of the `topk` entries nearest to each query, or over all (None, or >= M)."""
+        """Read with q (B, H, T, dk): softmax over scale * q k of the `topk` entries nearest to each query, or over all (None, or M and more)."""
         ...
 
     def noted(self, state: State, attended: Attended) -> State:
@@ -81,7 +82,7 @@ def concat(local: Tensor, local_lse: Tensor, memory: Tensor, memory_lse: Tensor)
 
 
 def gate(share: Tensor, local: Tensor, memory: Tensor, memory_lse: Tensor) -> Tensor:
-    """g o_m + (1 - g) o_c with g = share (broadcast to (B, H, T, 1)), and g = 0 where nothing was read: there local, bit by bit."""
+    """The sum g o_m + (1 - g) o_c with g = share (broadcast to (B, H, T, 1)), and g = 0 where nothing was read: there local, bit by bit."""
     g = torch.where(memory_lse.isneginf()[..., None], 0, share)
     return g * memory + (1 - g) * local
 
