@@ -58,7 +58,7 @@ class MemoryStore(Protocol):
         ...
 
     def attend(self, state: State, q: Tensor, topk: int | None = None, scale: float = 1.0) -> Attended:
-        """Read with q (B, H, T, dk): softmax over scale * q k of the `topk` entries nearest to each query, or over all (None, or M and more)."""
+        """Read with q (B, H, T, dk), by a softmax over scale * q k of the `topk` entries nearest to each, or over all (None, or >= M)."""
         ...
 
     def noted(self, state: State, attended: Attended) -> State:

@@ -19,7 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from ..backbones.state import State
 from .store import Attended, concat
 
-SCORES = 1 << 22  # of one chunk, over all rows
+SCORES = 1 << 23  # of one chunk, over all rows; measured on a CPU: half as many, or twice, take longer
+SCORES_ON_DEVICE = 1 << 26
+TRAVELLING = 1 << 24  # numbers of one chunk of keys that come from host memory
 SMALLEST_CHUNK = 512
 
 
@@ -34,7 +36,7 @@ def attend_all(state: State, q: Tensor, scale: float) -> Attended:
         part = checkpoint(_attend_chunk, *arguments, use_reentrant=False) if again else _attend_chunk(*arguments)
         parts = [concat(*parts[0], *part)] if parts else [part]
     output, lse = parts[0]
-    reads = state["fill"].to(q.device).long() * math.prod(q.shape[1:3])
+    reads = (state["fill"].to(q.device).long() * q.shape[1])[:, None].expand(-1, q.shape[2])  # (B, T)
     return Attended(output, lse, {"reads": reads})
 
 
@@ -58,7 +60,7 @@ def attend_selected(state: State, q: Tensor, selected: Tensor, scale: float) -> 
     scores = _wide(torch.einsum("bhtd,bhtkd->bhtk", q, keys.to(q.dtype)) * scale).masked_fill(~there, -torch.inf)
     weights, lse = _softmax(scores)
     output = torch.einsum("bhtk,bhtkd->bhtd", weights.to(q.dtype), values.to(q.dtype))
-    return Attended(output, lse, {"reads": there.sum((1, 2, 3)), "selected": selected, "weights": weights.detach()})
+    return Attended(output, lse, {"reads": there.sum((1, 3)), "selected": selected, "weights": weights.detach()})
 
 
 def nearest(state: State, q: Tensor, topk: int) -> Tensor:
@@ -118,15 +120,26 @@ def _better(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], count: in
 
 
 def _score_chunks(state: State, q: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """The first slot of every chunk and q k (B, H, T, C) there; -inf where a slot holds nothing."""
+    """The first slot of every chunk and q k (B, H, T, C) there; -inf where a slot holds nothing. The next chunk overwrites it."""
+    room: Tensor | None = None
     for start, stop in _chunks(state, q):
-        k = state["keys"][:, :, start:stop].to(q.device, q.dtype)
-        yield start, _wide(q @ k.transpose(2, 3)).masked_fill(~_written(state, start, stop, q.device), -torch.inf)
+        k = state["keys"][:, :, start:stop].to(q.device, q.dtype).transpose(2, 3)  # (B, H, dk, C)
+        if room is None or room.shape[3] != k.shape[3]:
+            room = q @ k
+        else:
+            torch.matmul(q, k, out=room)  # fresh memory for each chunk costs more than its scores
+        scores, written = _wide(room), _written(state, start, stop, q.device)
+        if q.is_cuda or not written.all():  # a device is not asked, as that would wait for it
+            scores.masked_fill_(~written, -torch.inf)
+        yield start, scores
 
 
 def _chunks(state: State, q: Tensor) -> Iterator[tuple[int, int]]:
-    capacity = state["keys"].shape[2]
-    size = max(SMALLEST_CHUNK, SCORES // max(1, math.prod(q.shape[:3])))
+    keys, capacity = state["keys"], state["keys"].shape[2]
+    size = (SCORES_ON_DEVICE if q.is_cuda else SCORES) // max(1, math.prod(q.shape[:3]))
+    if keys.device != q.device:
+        size = min(size, TRAVELLING // max(1, keys[:, :, 0].numel()))
+    size = max(size, SMALLEST_CHUNK)
     for start in range(0, capacity, size):
         yield start, min(start + size, capacity)
 
