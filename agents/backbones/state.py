@@ -80,4 +80,4 @@ def load(path: Path | str, digest: str, device: torch.device | str = "cpu") -> S
 
 
 def _like(mask: Tensor, leaf: Tensor) -> Tensor:
-    return mask.view(-1, *(1,) * (leaf.ndim - 1))  # (B, 1, ..., 1)
+    return mask.to(leaf.device).view(-1, *(1,) * (leaf.ndim - 1))  # (B, 1, ..., 1); a paged memory's leaves lie elsewhere

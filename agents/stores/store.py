@@ -5,12 +5,10 @@ A memory is a `State`, as a backbone's is: a flat mapping from a name to a tenso
 
     keys    (B, H, M, dk)      entries lie in slots; what is in a slot that holds nothing is never read
     values  (B, H, M, dv)
-    ptr     (B,) int32         the slot that is written next
     fill    (B,) int32         slots that hold an entry; these are 0 ... fill - 1
+    ptr     (B,) int32         the slot that is written next, where entries leave in the order in which they came
 
 Capacity M, heads and widths are read off the shapes, so that a store itself holds options and no memory.
-What a memory costs is told as data, call by call, so that it survives resets and can be summed by whoever reports it: `states.bytes`
-of the state, `writes` of what is appended, and `diagnostics["reads"]` of what is attended to.
 Spec: memory.md 3.4. Shape letters: B batch (streams), H heads, T tokens of a call, M slots, dk and dv widths of a key and of a value.
 """
 
@@ -23,7 +21,7 @@ from torch import Tensor
 
 from ..backbones.state import State
 
-__all__ = ["Attended", "MemoryStore", "State", "concat", "gate", "writes"]
+__all__ = ["Attended", "MemoryStore", "State", "concat", "gate"]
 
 
 class Attended(NamedTuple):
@@ -31,9 +29,7 @@ class Attended(NamedTuple):
 
     output: Tensor  # (B, H, T, dv)
     lse: Tensor  # (B, H, T) log of the sum of exp(score) over the entries read
-    diagnostics: dict[
-        str, Tensor
-    ]  # reads (B,) int64: entries read, over heads and tokens; with top-k also selected and weights (B, H, T, k)
+    diagnostics: dict[str, Tensor]  # detached: reads (B, T) int64, entries read over heads; with top-k also selected, weights (B, H, T, k)
 
 
 class MemoryStore(Protocol):
@@ -61,8 +57,12 @@ class MemoryStore(Protocol):
         """Read with q (B, H, T, dk), by a softmax over scale * q k of the `topk` entries nearest to each, or over all (None, or >= M)."""
         ...
 
-    def noted(self, state: State, attended: Attended) -> State:
-        """The memory that knows what was read from it; a store whose eviction does not ask for it returns `state` itself."""
+    def noted(self, state: State, attended: Attended, valid: Tensor | None = None) -> State:
+        """The memory that knows what its tokens read, where valid (B, T) holds; `state` itself where eviction does not ask for it."""
+        ...
+
+    def entry_bytes(self, heads: int, key_width: int, value_width: int, dtype: torch.dtype | None = None) -> int:
+        """What one entry of one stream occupies, over all heads."""
         ...
 
 
@@ -85,10 +85,3 @@ def gate(share: Tensor, local: Tensor, memory: Tensor, memory_lse: Tensor) -> Te
     """The sum g o_m + (1 - g) o_c with g = share (broadcast to (B, H, T, 1)), and g = 0 where nothing was read: there local, bit by bit."""
     g = torch.where(memory_lse.isneginf()[..., None], 0, share)
     return g * memory + (1 - g) * local
-
-
-def writes(k: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Entries (B,) int64 that `append` is given with keys k (B, H, T, dk); an entry is one token, with the keys of all heads."""
-    if valid is not None:
-        return valid.sum(1)
-    return torch.full((len(k),), k.shape[2], dtype=torch.int64, device=k.device)

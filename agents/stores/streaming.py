@@ -23,6 +23,7 @@ SCORES = 1 << 23  # of one chunk, over all rows; measured on a CPU: half as many
 SCORES_ON_DEVICE = 1 << 26
 TRAVELLING = 1 << 24  # numbers of one chunk of keys that come from host memory
 SMALLEST_CHUNK = 512
+ABOVE_ALL_YOUTH = 1 << 40
 
 
 def attend_all(state: State, q: Tensor, scale: float) -> Attended:
@@ -101,16 +102,22 @@ def _best_of_all(state: State, q: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def _youngest_of_equals(state: State, q: Tensor, topk: int, least: Tensor) -> Tensor:
     """Slots of all entries that score more than least (B, H, T, 1), and of the youngest that score just that: `topk` in all."""
-    capacity = state["keys"].shape[2]
+    youth = _youth(state).to(q.device)[:, None, None]  # (B, 1, 1, M)
     running: tuple[Tensor, Tensor] | None = None
     for start, scores in _score_chunks(state, q):
-        slot = torch.arange(start, start + scores.shape[-1], device=q.device)
-        youth = (slot - state["ptr"].to(q.device)[:, None]) % capacity  # (B, C) 0: the oldest of a full ring
-        rank = youth[:, None, None] + torch.where(scores > least, capacity, 0)
+        rank = youth[..., start : start + scores.shape[-1]] + torch.where(scores > least, ABOVE_ALL_YOUTH, 0)
         values, slots = best(rank.masked_fill(scores < least, -1), topk)
         running = (values, slots + start) if running is None else _better(running, (values, slots + start), topk)
     assert running is not None
     return running[1]
+
+
+def _youth(state: State) -> Tensor:
+    """Numbers (B, M) int64 that are larger for entries written later."""
+    if "written" in state:
+        return state["written"].long()
+    slot = torch.arange(state["keys"].shape[2], device=state["ptr"].device)
+    return (slot - state["ptr"].long()[:, None]) % len(slot)  # 0: the oldest of a full ring
 
 
 def _better(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
