@@ -36,7 +36,7 @@ TOLERANCE = 1.1
 class Row:
     """One size: median seconds of each store; None where the memory would not fit.
 
-    `same`: share of the entries found by both. `chosen`: the store that is picked automatically.
+    `same`: share of equal places in the two sorted lists of entries found. `chosen`: the store that is picked automatically.
     """
 
     keys: int

@@ -43,9 +43,7 @@ def attend_all(state: State, q: Tensor, scale: float) -> Attended:
 
 def attend_nearest(state: State, q: Tensor, topk: int, scale: float) -> Attended:
     """Softmax over the `topk` < M entries of largest scale * q k for each query and head."""
-    with torch.no_grad():
-        selected = nearest(state, q.detach() * scale, topk)
-    return attend_selected(state, q, selected, scale)
+    return attend_selected(state, q, nearest(state, q * scale, topk), scale)
 
 
 def attend_selected(state: State, q: Tensor, selected: Tensor, scale: float) -> Attended:
@@ -64,8 +62,12 @@ def attend_selected(state: State, q: Tensor, selected: Tensor, scale: float) -> 
     return Attended(output, lse, {"reads": there.sum((1, 3)), "selected": selected, "weights": weights.detach()})
 
 
+@torch.no_grad()
 def nearest(state: State, q: Tensor, topk: int) -> Tensor:
-    """Slots (B, H, T, topk) of the entries with the largest q k, best first; slots that hold nothing where there are too few."""
+    """Slots (B, H, T, topk < M) of the entries with the largest q k, best first; slots that hold nothing where there are too few.
+
+    Whether scores are equal where the selection ends is asked of the device once, which waits for it.
+    """
     scores, slots = _best_of_all(state, q, topk + 1)
     last, next_best = scores[..., topk - 1], scores[..., topk]
     if ((last == next_best) & ~last.isneginf()).any():

@@ -49,7 +49,7 @@ def empty(store: MemoryStore, batch: int = B, capacity: int = M) -> State:
 
 
 def uneven(store: MemoryStore, capacity: int = M) -> tuple[State, list[tuple[Tensor, Tensor]]]:
-    """A memory into which stream 0 has written nothing, 1 a little and 2 more than it holds, and what each holds: keys and values (H, n, d)."""
+    """Stream 0 has written nothing, 1 a little and 2 more than is held; and of each the keys and values (H, n, d) that are held."""
     k, v = rows(3 * capacity)
     valid = torch.zeros(B, 3 * capacity, dtype=torch.bool)
     valid[1, [1, 4, 5]] = True

@@ -57,7 +57,7 @@ def test_a1_an_empty_memory_leaves_the_local_output_bit_by_bit(dtype: torch.dtyp
 
 def test_a1_a_stream_with_memory_does_not_lend_its_gate_to_one_without() -> None:
     local, local_values, memory, memory_values = sides()
-    (o_c, lse_c), (o_m, lse_m) = read(local, local_values), read(memory, memory_values)
+    (o_c, _), (o_m, lse_m) = read(local, local_values), read(memory, memory_values)
     lse_m[0] = -torch.inf
     joined = gate(torch.full((H, 1, 1), 0.5, dtype=torch.double), o_c, o_m, lse_m)
     assert torch.equal(joined[0], o_c[0])
