@@ -104,7 +104,7 @@ class Indexed:
         """Take in the last `added` entries of each stream of `state`, which is what became of the one that was indexed."""
         for b, new in enumerate(added):
             self._count[b] += new
-            if new >= self._capacity or self._count[b] >= 2 * max(self._built_with[b], LEAST_BUILT):
+            if self._count[b] >= 2 * max(self._built_with[b], LEAST_BUILT):
                 self._build(state, b)
             elif new:
                 for index, rows in zip(self._indexes[b], self._rows(state, b, new), strict=True):
