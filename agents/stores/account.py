@@ -1,11 +1,14 @@
 """What a memory costs, as numbers: how many entries fit into a cap in bytes, and what one call wrote, read and keeps.
 
 An account is data that a backbone returns with its output; nothing is counted on a module or in the state, so that resets lose nothing
-and a policy that reads without writing does not change what it reads. Whoever reports adds up writes and reads and takes the last bytes.
+and a policy that reads without writing does not change what it reads. A learner keeps a total with `added` and shows it among its
+diagnostics, which a run writes down with each phase.
 Spec: memory.md 3.4. Shape letters as in `store`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -25,6 +28,11 @@ def account(state: State, written: Tensor, attended: Attended, valid: Tensor | N
     reads = reads if valid is None else reads.masked_fill(~valid, 0)
     size = torch.tensor(states.bytes(state), device=reads.device)
     return {"memory_bytes": size, "memory_writes": written.sum(), "memory_reads": reads.sum()}
+
+
+def added(total: Mapping[str, Tensor], bill: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The account of a whole life: writes and reads of all calls so far, bytes as they are now; `total` may be empty."""
+    return {name: value if name == "memory_bytes" else total.get(name, 0) + value for name, value in bill.items()}
 
 
 def capacity_within(

@@ -2,9 +2,10 @@
 
     python -m clbench.agents.stores.benchmark          # or: clbench benchmark memory-stores
 
-Both stores attend to the same full memory with the same queries, one stream and one head, on the CPU, with as many threads as torch uses.
-Repetitions of the two alternate, so that a busy machine slows both; medians. The crossover is the smallest size from which on faiss is
-faster. The numbers are ratios of this machine, never results to publish.
+Both stores attend to the same full memory with the same queries, one stream and one head, on the CPU. One thread each: with more, on a
+machine that is busy, what is measured is how often threads wait for each other. Repetitions of the two alternate, so that a busy machine
+slows both; medians, of more repetitions where they are short. The crossover is the smallest size from which on faiss is faster.
+The numbers are ratios of this machine, never results to publish.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from .store import MemoryStore, State
 
 SIZES = (1 << 11, 1 << 13, 1 << 16, 1 << 18, 1 << 20)
 QUERIES, WIDTH, TOPK = 512, 64, 32
+SHORT = 1 << 16  # keys: up to here a reading takes a fraction of a second
 
 TOLERANCE = 1.1
 """What was chosen automatically may take this much longer than the fastest."""
@@ -93,7 +95,7 @@ class MemoryStores:
         return table
 
 
-def memory_stores(sizes: Sequence[int] = SIZES, *, repetitions: int = 3, memory_bytes: int | None = None) -> MemoryStores:
+def memory_stores(sizes: Sequence[int] = SIZES, *, repetitions: int = 3, threads: int = 1, memory_bytes: int | None = None) -> MemoryStores:
     """Times of attention to the nearest keys, streaming and by faiss; sizes that need more than `memory_bytes` are skipped.
 
     None: half of the physical memory.
@@ -101,12 +103,14 @@ def memory_stores(sizes: Sequence[int] = SIZES, *, repetitions: int = 3, memory_
     import faiss
 
     room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if memory_bytes is None else memory_bytes
-    threads, before = torch.get_num_threads(), faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(threads)
+    before = torch.get_num_threads(), faiss.omp_get_max_threads()
     try:
+        torch.set_num_threads(threads)
+        faiss.omp_set_num_threads(threads)
         return MemoryStores(tuple(_row(size, repetitions, room) for size in sizes), threads)
     finally:
-        faiss.omp_set_num_threads(before)
+        torch.set_num_threads(before[0])
+        faiss.omp_set_num_threads(before[1])
 
 
 def _row(size: int, repetitions: int, room: int) -> Row:
@@ -120,7 +124,7 @@ def _row(size: int, repetitions: int, room: int) -> Row:
     q = torch.randn(1, 1, QUERIES, WIDTH, generator=draws)
     found = [_attend(store, state, q)[1] for store in (ring, other)]
     same = (found[0].sort().values == found[1].sort().values).double().mean().item()
-    seconds = [[_attend(store, state, q)[0] for store in (ring, other)] for _ in range(repetitions)]
+    seconds = [[_attend(store, state, q)[0] for store in (ring, other)] for _ in range(repetitions if size > SHORT else 5 * repetitions)]
     streaming, flat = (statistics.median(times) for times in zip(*seconds, strict=True))
     return Row(size, streaming, flat, same, type(choose(1, 1, size, WIDTH, WIDTH)).__name__)
 

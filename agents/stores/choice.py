@@ -1,8 +1,8 @@
 """Which store a memory of a given size is to lie in, as `clbench benchmark memory-stores` measures it.
 
-On a CPU the ring's streaming selection takes less time than faiss's exact one from 2^11 to 2^20 keys (the benchmark's sizes), so that there
-is no size from which faiss is chosen; its indexes answer sooner but not exactly, and are for whoever asks for them. On a device the ring
-is taken as long as its memory leaves room for the model, and host memory beyond that: every chunk then travels.
+On one CPU thread the ring's streaming selection takes less time than faiss's exact one from 2^11 to 2^20 keys (the benchmark's sizes), so
+that there is no size from which faiss is chosen; its indexes are approximate, and for whoever asks for them. On a device the ring is
+taken as long as its memory leaves room for the model, and host memory beyond that: every chunk then travels.
 Spec: memory.md 3.5. Shape letters as in `store`.
 """
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clbench.agents.backbones import state as states
-from clbench.agents.stores.account import account, capacity_within
+from clbench.agents.stores.account import account, added, capacity_within
 from clbench.agents.stores.benchmark import TOLERANCE, MemoryStores, Row, memory_stores
 from clbench.agents.stores.choice import choose
 from clbench.agents.stores.least_recently_read import LeastRecentlyReadStore
@@ -32,6 +32,18 @@ def test_an_account_counts_entries_written_entries_read_and_bytes_kept() -> None
     }
     assert int(account(state, written, store.attend(state, q))["memory_reads"]) == 3 * (2 + 2) + 3 * (4 + 4)
     assert all(value.shape == () and value.dtype == torch.int64 for value in bill.values())
+
+
+def test_a_total_adds_up_what_was_written_and_read_and_tells_the_bytes_of_now() -> None:
+    bills = [
+        {name: torch.tensor(n) for name, n in zip(("memory_bytes", "memory_writes", "memory_reads"), row, strict=True)}
+        for row in ((100, 3, 7), (60, 5, 11))
+    ]
+    total: dict[str, torch.Tensor] = {}
+    for bill in bills:
+        total = added(total, bill)
+    assert {name: int(value) for name, value in total.items()} == {"memory_bytes": 60, "memory_writes": 8, "memory_reads": 18}
+    assert bills[0]["memory_writes"] == 3
 
 
 @pytest.mark.parametrize("store", [RingStore(), LeastRecentlyReadStore(), SharedStore()], ids=lambda store: type(store).__name__)
