@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from ..backbones.state import State
 from .store import Attended, concat
 
-SCORES = 1 << 23  # of one chunk, over all rows; measured on a CPU: half as many, or twice, take longer
+SCORES = 1 << 23  # of one chunk, over all rows; on a CPU fewer take longer and more save nothing
 SCORES_ON_DEVICE = 1 << 26
 TRAVELLING = 1 << 24  # numbers of one chunk of keys that come from host memory
 SMALLEST_CHUNK = 512
