@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,14 +93,23 @@ def _check(paths: list[Path], base: str | None, out: Output) -> int:
 
 
 def _strange_streams(pack: Path) -> list[Finding]:
-    """Findings about a pack that is sound in itself: streams that this version does not build."""
+    """Findings about a pack that is sound in itself: streams that this version does not build, unless a claim asks for just this run."""
     from .. import known_streams
     from ..store import read_json
     from ..submissions import Finding
 
     found = []
     for manifest in sorted(pack.glob("runs/*/run.json")):
-        difference = known_streams.contradiction(read_json(manifest)["stream"]["spec"])
-        if difference is not None:
+        run = read_json(manifest)
+        difference = known_streams.contradiction(run["stream"]["spec"])
+        if difference is not None and run["run_key"] not in _claimed():
             found.append(Finding(manifest.relative_to(pack).as_posix(), *difference))
     return found
+
+
+@cache
+def _claimed() -> frozenset[str]:
+    """The keys of all runs that the claims of this version ask for; a key stands for stream, options and seed."""
+    from ..reproductions import claims
+
+    return frozenset(key for claim in claims() for keys in claim.keys().values() for key in keys)
