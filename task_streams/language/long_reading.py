@@ -117,15 +117,24 @@ def long_reading(
     units: Sequence[int] = (32_000, 16_000, 16_000, 16_000),
     seed: int = 0,
 ) -> Readings:
-    """Train on `memorize` at the gaps `trained`, then read and ask at each of `lengths`."""
+    """Train on `memorize` at the gaps `trained`, mixed, then read and ask at each of `lengths`."""
     stream = distance_stream(
-        name="memorize", version=1, budget="smoke", question="memorize", trained=trained, units=units, segment=SEGMENT, points=1
+        name="memorize",
+        version=1,
+        budget="smoke",
+        question="memorize",
+        trained=trained,
+        units=units,
+        segment=SEGMENT,
+        points=1,
+        mixed=True,
     )
     agent = clbench.run("rmt", stream, seed=seed, options=_OPTIONS).agent
     assert agent is not None
     policy: Any = agent.policy(stream.info(0))
-    accuracy(policy, _WINDOW * 2)  # memory that the first call takes once is no length's own
-    return Readings(tuple(_measured(policy, tokens, seed) for tokens in lengths), max(trained) + 1)
+    with _one_thread():
+        accuracy(policy, _WINDOW * 2)  # memory that the first call takes once is no length's own
+        return Readings(tuple(_measured(policy, tokens, seed) for tokens in lengths), max(trained) + 1)
 
 
 def _measured(policy: Predictor, tokens: int, seed: int) -> Reading:
@@ -134,6 +143,19 @@ def _measured(policy: Predictor, tokens: int, seed: int) -> Reading:
     right = accuracy(policy, tokens, seed=seed)
     seconds = time.perf_counter() - began
     return Reading(tokens, right, _peak_megabytes(), tokens * _LANES / seconds)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """A network this small is slower on two."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _forget_peak() -> None:
