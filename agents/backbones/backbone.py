@@ -3,8 +3,8 @@
 Embedding and heads live outside; no memory lives on the module. Spec: memory.md 3.2 and 3.3.
 Shape letters: B batch (streams), T time, D width.
 
-Not here: `context` (crossbatch training of FoT) and `Output.diagnostics`, which come with the first backbone that has them, and
-the scope of a memory: who calls reset (document, episode, task, never) is the learner's choice, not a shape.
+Not here: `context` (crossbatch training of FoT), which comes with the backbone that has it, and the scope of a memory: who calls reset
+(document, episode, task, never) is the learner's choice, not a shape.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Output(NamedTuple):
     hidden: Tensor  # (B, T, output_size)
     state: State
     auxiliary_loss: Tensor  # (): to be added to the learner's loss; 0 where a backbone has none
+    diagnostics: dict[str, Tensor] | None = None  # detached scalars (); those of `stores.account` are added up, of others the last counts
 
 
 class Backbone(nn.Module):

@@ -88,7 +88,7 @@ class BehaviourCloning(Learner):
         return Batch(observations, actions, np.ones((self.lanes, length), dtype=bool), starts, False, self.lanes)
 
     def judge(self, batch: Batch, state: State, reset: Tensor | None) -> Judged:
-        mean, log_std, state, auxiliary_loss = self.networks(self.tensor(batch.inputs), state, reset)
+        mean, log_std, state, auxiliary_loss, diagnostics = self.networks(self.tensor(batch.inputs), state, reset)
         error = self.tensor(batch.targets) - mean  # (B, T, A)
         if log_std is None:
             loss = error.square().sum(-1)
@@ -96,7 +96,7 @@ class BehaviourCloning(Learner):
             loss = (0.5 * (error * (-log_std).exp()).square() + log_std).sum(-1) + HALF_LOG_TWO_PI * mean.shape[-1]
         if not batch.scored.all():
             loss = loss[self.tensor(batch.scored)]
-        return Judged(loss.mean() + auxiliary_loss, state)
+        return Judged(loss.mean() + auxiliary_loss, state, diagnostics)
 
     def information(self, item: Batch, generator: np.random.Generator) -> Tensor:
         """Wolczyk et al. 2021, section 4: sum over the action of (dmu^2 + 2 dstd^2) / (std^2 + 1e-6); here mu is not squashed.
@@ -104,7 +104,7 @@ class BehaviourCloning(Learner):
         Exact for a single step (K = 2 A). For a stretch of n steps one scalar: the same terms with random signs over sqrt(n), whose squared
         gradient has the mean over the steps as its expectation. With `mean_squared_error`: sum of dmu^2.
         """
-        mean, log_std, _, _ = self.networks(self.tensor(item.inputs), self._fresh_memory(item), None)
+        mean, log_std, *_ = self.networks(self.tensor(item.inputs), self._fresh_memory(item), None)
         roots = mean
         if log_std is not None:
             std = log_std.exp().expand_as(mean)
@@ -118,7 +118,7 @@ class BehaviourCloning(Learner):
 
     def output_norm(self, item: Batch) -> Tensor:
         """Sum of mu^2 + log_std^2 (Wolczyk et al. 2021), mu not squashed."""
-        mean, log_std, _, _ = self.networks(self.tensor(item.inputs), self._fresh_memory(item), None)
+        mean, log_std, *_ = self.networks(self.tensor(item.inputs), self._fresh_memory(item), None)
         norm = mean.square() if log_std is None else mean.square() + log_std.square()
         return norm.sum(-1)[self.tensor(item.scored)].mean()
 
@@ -133,6 +133,7 @@ class Actions(NamedTuple):
     log_std: Tensor | None  # (A,) or (B, T, A)
     state: State
     auxiliary_loss: Tensor  # ()
+    diagnostics: dict[str, Tensor] | None
 
 
 class StandardDeviation(nn.Module):
@@ -167,9 +168,9 @@ class GaussianPolicy(nn.Module):
     def forward(self, observation: Tensor, state: State, reset: Tensor | None = None) -> Actions:
         """Observation (B, T, O)."""
         x = observation if self.input_scale == 1.0 else observation * self.input_scale
-        hidden, state, auxiliary_loss = self.backbone(x, state, reset=reset)
+        hidden, state, auxiliary_loss, diagnostics = self.backbone(x, state, reset=reset)
         head = self.head(hidden)
-        return Actions(head[..., : self.log_std.actions], self.log_std(head), state, auxiliary_loss)
+        return Actions(head[..., : self.log_std.actions], self.log_std(head), state, auxiliary_loss, diagnostics)
 
 
 class GaussianActor:

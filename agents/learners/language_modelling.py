@@ -82,7 +82,7 @@ class LanguageModelling(Learner):
     def judge(self, batch: Batch, state: State, reset: Tensor | None) -> Judged:
         output = self.networks(self.tensor(batch.inputs), state, reset, self._scored(batch), write=not batch.whole)
         total = functional.cross_entropy(output.logits, self._targets(batch), reduction="sum")
-        return Judged(total / max(1, len(output.logits)) + output.auxiliary_loss, output.state)
+        return Judged(total / max(1, len(output.logits)) + output.auxiliary_loss, output.state, output.diagnostics)
 
     def _scored(self, batch: Batch) -> Tensor:
         return self.tensor(np.flatnonzero(batch.scored))  # (n,), found on the host, where the mask is
@@ -126,6 +126,7 @@ class Prediction(NamedTuple):
     logits: Tensor  # (n, V) or (B, T, V)
     state: State
     auxiliary_loss: Tensor  # ()
+    diagnostics: dict[str, Tensor] | None
 
 
 class TokenModel(nn.Module):
@@ -151,10 +152,10 @@ class TokenModel(nn.Module):
     ) -> Prediction:
         """Tokens (B, T); `positions` (n,) count through (B T)."""
         x = self.embedding(tokens) * self.input_scale
-        hidden, state, auxiliary_loss = self.backbone(x, state, reset=reset, write=write)  # (B, T, D)
+        hidden, state, auxiliary_loss, diagnostics = self.backbone(x, state, reset=reset, write=write)  # (B, T, D)
         if positions is not None:
             hidden = hidden.reshape(-1, hidden.shape[-1])[positions]  # (n, D)
-        return Prediction(functional.linear(hidden, self.embedding.weight[: self.vocabulary]), state, auxiliary_loss)
+        return Prediction(functional.linear(hidden, self.embedding.weight[: self.vocabulary]), state, auxiliary_loss, diagnostics)
 
 
 class TokenPredictor:

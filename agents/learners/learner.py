@@ -22,6 +22,7 @@ from clbench.errors import UserError
 from ..backbones import state as states
 from ..backbones.backbone import Backbone
 from ..backbones.state import State
+from ..stores.account import ACCOUNT, added
 from .batch import Batch
 from .randomness import Randomness
 
@@ -63,10 +64,11 @@ class OptimizerSettings:
 
 
 class Judged(NamedTuple):
-    """The loss of a batch and the memory after it."""
+    """The loss of a batch, the memory after it, and what the backbone says of its reading."""
 
     loss: Tensor  # ()
     state: State
+    diagnostics: dict[str, Tensor] | None = None  # of the backbone
 
 
 class Learner(ABC):
@@ -80,6 +82,7 @@ class Learner(ABC):
         self.randomness = Randomness(seed, device)
         self.gradient_steps = 0
         self._scalars: dict[str, Tensor] = {}  # of the last update; read only when asked for, so that no update waits for the device
+        self._account: dict[str, Tensor] = {}  # of an external memory: bytes now, entries written and read by all updates
         self._memory: State | None = None  # of the rows of the last batch; None where none is carried
         self._optimizer_steps = 0
 
@@ -154,12 +157,18 @@ class Learner(ABC):
         """One step of the optimiser; a batch in which nothing is scored only moves the memory on."""
         state, reset = self._memory_for(batch)
         if batch.scored.any():
-            loss, state = self.judge(batch, state, reset)
-            self._step(loss, hooks)
+            judged = self.judge(batch, state, reset)
+            self._step(judged.loss, hooks)
         else:
             with torch.no_grad():
-                state = self.judge(batch, state, reset).state
-        self._memory = None if batch.whole else states.detach(state)  # backpropagation through time ends with the batch
+                judged = self.judge(batch, state, reset)
+        self._note(judged.diagnostics or {})
+        self._memory = None if batch.whole else states.detach(judged.state)  # backpropagation through time ends with the batch
+
+    def _note(self, diagnostics: Mapping[str, Tensor]) -> None:
+        bill = {name: value for name, value in diagnostics.items() if name in ACCOUNT}
+        self._account = added(self._account, bill)
+        self._scalars |= {name: value for name, value in diagnostics.items() if name not in ACCOUNT}
 
     def _step(self, loss: Tensor, hooks: Hooks) -> None:
         penalty = hooks.penalty(self.networks)
@@ -201,8 +210,8 @@ class Learner(ABC):
 
     @property
     def diagnostics(self) -> dict[str, float]:
-        """Of the last update."""
-        return {name: float(value) for name, value in self._scalars.items()}
+        """Of the last update, and the account of an external memory."""
+        return {name: float(value) for name, value in (self._scalars | self._account).items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that an update depends on; a copy."""
@@ -214,6 +223,7 @@ class Learner(ABC):
             "randomness": copied(self.randomness.states),
             "memory": copied(self._memory),
             "scalars": copied(self._scalars),
+            "account": copied(self._account),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -224,7 +234,7 @@ class Learner(ABC):
         self.randomness.states = [value.cpu() for value in copied(state["randomness"])]
         memory = copied(state["memory"])
         self._memory = None if memory is None else states.to(memory, self.device)
-        self._scalars = copied(state["scalars"])
+        self._scalars, self._account = copied(state["scalars"]), copied(state["account"])
 
 
 def trainable(networks: nn.Module) -> list[nn.Parameter]:

@@ -18,6 +18,8 @@ from clbench.errors import UserError
 from ..backbones import state as states
 from .store import Attended, MemoryStore, State
 
+ACCOUNT = ("memory_bytes", "memory_writes", "memory_reads")
+
 
 def account(state: State, written: Tensor, attended: Attended, valid: Tensor | None = None) -> dict[str, Tensor]:
     """Bytes of all streams' memory, entries written (B, S) True, and entries read by tokens valid (B, T): three int64 (), detached.
@@ -32,7 +34,7 @@ def account(state: State, written: Tensor, attended: Attended, valid: Tensor | N
 
 def added(total: Mapping[str, Tensor], bill: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The account of a whole life: writes and reads of all calls so far, bytes as they are now; `total` may be empty."""
-    return {name: value if name == "memory_bytes" else total.get(name, 0) + value for name, value in bill.items()}
+    return {**total, **{name: value if name == "memory_bytes" else total.get(name, 0) + value for name, value in bill.items()}}
 
 
 def capacity_within(

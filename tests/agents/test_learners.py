@@ -242,7 +242,7 @@ def test_a_predictor_reads_text_as_the_learner_did(world_of, told, window):
         batch = learner.draw(experience)
         state, reset = learner._memory_for(batch)
         with torch.no_grad():
-            loss, state = learner.judge(batch, state, reset)
+            loss, state, _ = learner.judge(batch, state, reset)
         learner._memory = None if batch.whole else state
         total += loss.item() * batch.scored.sum()
         count += batch.scored.sum()

@@ -100,7 +100,7 @@ def test_x2_acting_step_by_step_gives_what_training_saw(name: str, dtype: torch.
     assert all(leaf.dtype in (dtype, torch.int32) for leaf in state.values())
     with torch.no_grad():
         for t in range(T):
-            hidden, state, _ = backbone.step(x[:, t], state, reset=reset[:, t])
+            hidden, state, *_ = backbone.step(x[:, t], state, reset=reset[:, t])
             acted.append(hidden)
     pairs = {"hidden": (torch.stack(acted, 1), trained.hidden)} | {key: (leaf, trained.state[key]) for key, leaf in state.items()}
     for key, (left, right) in pairs.items():
