@@ -5,23 +5,31 @@
     results/reproductions.md                                 generated from both; nothing in it is typed by hand
 
 A bar is about the worst seed: it is met where every run of its arm that asks for its task meets it. Bars that fail stay on the page.
-A run belongs to an arm by its key, so that runs under other options never count.
+A run belongs to an arm by its stream, its seed and all options of its agent, so that runs under other options never count. Options that
+did not exist when it was made count as what they are by default: a new one does not make the packs of before strangers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import catalogue, derived
+from . import catalogue, derived, registry
 from .errors import UserError, ValidationError
 from .experiment import Experiment, load
 from .files import make_folder, write_whole
 from .loading import LoadedRun, find_runs
 from .report.formats import MISSING, interval_text
+from .schemas import PARTS
 from .statistics import RUNS_FOR_INTERVAL, mean_interval
+from .store import SCHEMA
+from .stream import PROTOCOL_VERSION, plain
+
+if TYPE_CHECKING:
+    from .runs import Request
 
 FOLDER = "reproduce/"
 KEYS = ("statement", "source", "published", "departure", "tuning", "bars")
@@ -54,13 +62,16 @@ class Claim:
         """One of its sentences."""
         return str((self.experiment.claim or {}).get(key, "")).strip()
 
-    def keys(self) -> dict[str, dict[str, str]]:
-        """By arm the run keys that belong to it, each with the words that were typed."""
+    @cached_property
+    def requests(self) -> dict[str, list[Request]]:
+        """By arm the runs that belong to it."""
         from .configuration import resolve
 
-        return {
-            arm: {resolve(words).request.run_key: " ".join(words) for words in commands} for arm, commands in self.experiment.arms.items()
-        }
+        return {arm: [resolve(words).request for words in commands] for arm, commands in self.experiment.arms.items()}
+
+    def asks_for(self, manifest: Mapping[str, Any]) -> bool:
+        """Whether any arm has this run."""
+        return any(_same_run(request, manifest) for requests in self.requests.values() for request in requests)
 
 
 def claims() -> list[Claim]:
@@ -108,10 +119,11 @@ def pack(claim: Claim, runs_dir: Path, results: Path, date: str) -> list[Path]:
 
     there = [path.parent for path in sorted(runs_dir.rglob("DONE"))]
     made: list[Path] = []
-    for arm, keys in claim.keys().items():
+    for arm, requests in claim.requests.items():
         target = results / "reproductions" / claim.name / arm
-        have = {run.run_key for run in (find_runs(target) if target.is_dir() else [])}
-        mine = [folder for folder in there if folder.name.rpartition("-")[2] in keys.keys() - have]
+        have = _runs_of(target, requests)
+        missing = {request.run_key for request in requests if not any(_same_run(request, run.manifest) for run in have)}
+        mine = [folder for folder in there if folder.name.rpartition("-")[2] in missing]
         for stream in sorted({folder.parents[2].name for folder in mine}):
             alike = [folder for folder in mine if folder.parents[2].name == stream]
             made.append(packed(alike, target, team="clbench", date=date, tuning=claim.text("tuning"), notes=f"arm {arm} of {claim.name}"))
@@ -144,7 +156,7 @@ def page(shown: Sequence[Claim], results: Path) -> str:
 
 
 def _section(claim: Claim, folder: Path) -> Iterator[str]:
-    arms = {arm: _runs_of(folder / arm, keys) for arm, keys in claim.keys().items()}
+    arms = {arm: _runs_of(folder / arm, requests) for arm, requests in claim.requests.items()}
     rows = [_row(bar, accuracies(arms[bar.arm])) for bar in claim.bars]
     verdicts = [row[-1] for row in rows]
     counted = ", ".join(f"{verdicts.count(word)} {word}" for word in ("met", "failed", "not run") if word in verdicts)
@@ -171,9 +183,37 @@ def _section(claim: Claim, folder: Path) -> Iterator[str]:
             yield ""
 
 
-def _runs_of(folder: Path, keys: Mapping[str, str]) -> list[LoadedRun]:
-    runs = find_runs(folder) if folder.is_dir() else []
-    return sorted((run for run in runs if run.run_key in keys and run.finished), key=lambda run: (run.stream, run.seed))
+def _runs_of(folder: Path, requests: Sequence[Request]) -> list[LoadedRun]:
+    runs = [run for run in (find_runs(folder) if folder.is_dir() else []) if run.finished]
+    mine = [run for run in runs if any(_same_run(request, run.manifest) for request in requests)]
+    return sorted(mine, key=lambda run: (run.stream, run.seed))
+
+
+def _same_run(request: Request, manifest: Mapping[str, Any]) -> bool:
+    agent = manifest["agent"]
+    return (
+        (manifest["schema"], manifest["protocol_version"], manifest["order_id"]) == (SCHEMA, PROTOCOL_VERSION, 0)
+        and (manifest["seed"], agent["name"]) == (request.seed, request.agent.name)
+        and _same_options(plain(request.agent.options), agent["config"])
+        and manifest["stream"]["hash"] == request.stream.hash()
+    )
+
+
+def _same_options(now: Any, then: Any, *path: str) -> bool:
+    """Whether `then` is `now`, but for options of a part that `then` does not have and that are at their default in `now`."""
+    if not isinstance(now, Mapping) or not isinstance(then, Mapping):
+        return now == then
+    added = now.keys() - then.keys()
+    same = then.keys() <= now.keys() and all(_same_options(now[key], then[key], *path, key) for key in then)
+    return same and (not added or _at_default(path, now, added))
+
+
+def _at_default(path: tuple[str, ...], options: Mapping[str, Any], keys: Set[str]) -> bool:
+    part = "method" if path[-2:-1] == ("methods",) else path[-1] if path else ""
+    if part not in PARTS or "kind" not in options:
+        return False
+    known = registry.options_of(registry.load(PARTS[part], options["kind"]))
+    return all(key in known and plain(known[key].default) == options[key] for key in keys)
 
 
 def _row(bar: Bar, found: Mapping[str, list[float]]) -> list[str]:

@@ -1,5 +1,6 @@
 """A claim is met by the packs of its own runs and by nothing else; what fails stays on the page."""
 
+import json
 import re
 import shutil
 
@@ -126,3 +127,31 @@ def test_the_claims_of_clbench_can_be_judged():
             for arm, commands in claim.experiment.arms.items()
         }
         assert all(bar.task in columns[bar.arm] for bar in claim.bars)
+
+
+def manifest_of(words, **left_out):
+    """The manifest of a run that was made before the options `left_out` (part: names) existed."""
+    manifest = json.loads(json.dumps(resolve(words).request.manifest()))
+    for part, names in left_out.items():
+        for name in names:
+            del manifest["agent"]["config"]["text"][part][name]
+    return manifest
+
+
+def test_an_option_that_came_later_counts_as_what_it_is_by_default(tmp_path):
+    file = tmp_path / "claim.yaml"
+    file.write_text(
+        CLAIM.replace("TASK", "recall")
+        .replace("agents: [nearest-neighbour], streams: [toy]", "agents: [rmt], streams: [alg]")
+        .replace("seeds: [0]}", "seeds: [0], overrides: [agent.demonstrations.learner.lanes=32]}")
+    )
+    claim = reproductions.claim(str(file))
+    words = ["stream=alg", "agent=rmt", "seed=1"]
+    assert claim.asks_for(manifest_of(words))
+    assert claim.asks_for(manifest_of(words, learner=["contexts", "weight_decay"], backbone=["dropout"]))
+    assert not claim.asks_for(manifest_of([*words, "agent.text.learner.weight_decay=0.5"]))
+    assert not claim.asks_for(manifest_of(words, backbone=["segment_length"]))  # the agent sets it, and not to its default
+    assert not claim.asks_for(manifest_of(["stream=alg", "agent=rmt", "seed=2"]))
+    extra = manifest_of(words)
+    extra["agent"]["config"]["text"]["learner"]["an_option_that_is_gone"] = 1
+    assert not claim.asks_for(extra)

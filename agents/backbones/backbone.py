@@ -3,14 +3,14 @@
 Embedding and heads live outside; no memory lives on the module. Spec: memory.md 3.2 and 3.3.
 Shape letters: B batch (streams), T time, D width.
 
-Not here: `context` (crossbatch training of FoT), which comes with the backbone that has it, and the scope of a memory: who calls reset
-(document, episode, task, never) is the learner's choice, not a shape.
+Not here: the scope of a memory: who calls reset (document, episode, task, never) is the learner's choice, not a shape.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -58,6 +58,7 @@ class Backbone(nn.Module):
     spec: MemorySpec
     input_size: int
     output_size: int
+    reads_context = False  # whether `advance` takes the keyword `context` of `forward`
 
     def initial_state(self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> State:
         """The state in which `batch` streams begin; on the module's device and in its type unless told otherwise."""
@@ -71,19 +72,29 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def forward(
-        self, x: Tensor, state: State, *, reset: Tensor | None = None, pad: Tensor | None = None, write: bool | Tensor = True
+        self,
+        x: Tensor,
+        state: State,
+        *,
+        reset: Tensor | None = None,
+        pad: Tensor | None = None,
+        write: bool | Tensor = True,
+        context: Tensor | None = None,
     ) -> Output:
         """Read x (B, T, input_size).
 
         reset: bool (B,), a new episode starts at t = 0, or (B, T), one starts AT t, before t is read.
         pad: bool (B, T), True = not there: no clock moves, nothing is written, and the output at that place means nothing.
         write: where False, for all streams or per stream (B,), the returned state is the one that came in, bit by bit.
+        context: int64 (B, d), the rows whose memories each row reads as if they were one, in training with distractors (crossbatch,
+        Tworkowski et al. 2023); None: its own. Only where `reads_context` holds.
         Gradients flow through `state` until the learner detaches it. `state` itself is never changed.
         """
         if x.ndim != 3 or x.shape[-1] != self.input_size:
             raise ValueError(f"{type(self).__name__}: x must have shape (B, T, {self.input_size}). Got {tuple(x.shape)}")
         begun, later, pad = self._begin(x, state, reset, pad)
-        output = self.advance(x, begun, later, pad, write is not False)
+        advance = self.advance if context is None else partial(self.advance, context=context)
+        output = advance(x, begun, later, pad, write is not False)
         if isinstance(write, Tensor):
             return output._replace(state=states.where(write, output.state, state))
         return output if write else output._replace(state=state)

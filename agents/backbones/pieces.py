@@ -120,3 +120,10 @@ def _gather(x: Tensor, clock: Tensor | None, segment_length: int, reset: Tensor 
     fresh = none.scatter_add(1, place, (starts & (position == 0) & (episode > 0)).long()) > 0  # (B, R + 1)
     ends_fresh = episode[:, -1] > torch.where(real, episode, 0).amax(1)
     return _Call([Piece(tokens[:, r], length[:, r], fresh=fresh[:, r]) for r in range(rounds)], target, ends_fresh)
+
+
+def put(kept: Tensor, new: Tensor, slots: Tensor, count: int) -> Tensor:
+    """Kept rows (B, H, S, D/H), extended to `count` of them, with new (B, H, R, D/H) at slots (B or 1, R)."""
+    B, H, S, _ = kept.shape
+    room = torch.cat([kept.to(new.dtype), new.new_zeros(B, H, count - S, new.shape[-1])], dim=2)
+    return room.scatter(2, slots[:, None, :, None].expand(new.shape), new)

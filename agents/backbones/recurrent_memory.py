@@ -28,7 +28,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from clbench.errors import UserError
 
 from .backbone import Backbone, MemorySpec, Output, State
-from .pieces import Piece, read_in_pieces
+from .pieces import Piece, put, read_in_pieces
 from .segment_transformer import SegmentTransformer, rotary, rotate
 
 
@@ -130,8 +130,8 @@ class RecurrentMemoryTransformer(Backbone):
         after: State = {}
         for n, block in enumerate(self.trunk.blocks):
             q, k, v = block.project(h)  # (B, H, R, D/H)
-            k = _put(state[f"keys.{n}"], rotate(k, turn), slots, len(self.visible))  # (B, H, 2M+L+1, D/H)
-            v = _put(state[f"values.{n}"], v, slots, len(self.visible))
+            k = put(state[f"keys.{n}"], rotate(k, turn), slots, len(self.visible))  # (B, H, 2M+L+1, D/H)
+            v = put(state[f"values.{n}"], v, slots, len(self.visible))
             h = block.finish(h, scaled_dot_product_attention(rotate(q, turn), k, v, attn_mask=mask))
             after[f"keys.{n}"], after[f"values.{n}"] = k[:, :, : M + L - 1], v[:, :, : M + L - 1]
         h = self.trunk.norm(h)
@@ -157,10 +157,3 @@ class RecurrentMemoryTransformer(Backbone):
         tokens = torch.where(token < piece.length[:, None], M + seg_pos[:, None] + token, nobody)  # (B, T)
         write = torch.arange(M + L, M + L + M, device=device).expand(len(seg_pos), M)
         return torch.cat([read, tokens, write], dim=1), M, M
-
-
-def _put(kept: Tensor, new: Tensor, slots: Tensor, count: int) -> Tensor:
-    """Kept rows (B, H, S, D/H), extended to `count` of them, with new (B, H, R, D/H) at slots (B or 1, R)."""
-    B, H, S, _ = kept.shape
-    room = torch.cat([kept.to(new.dtype), new.new_zeros(B, H, count - S, new.shape[-1])], dim=2)
-    return room.scatter(2, slots[:, None, :, None].expand(new.shape), new)

@@ -1,6 +1,6 @@
 """Language modelling: each scored token is predicted from all before it in its example; the loss is its cross-entropy.
 
-The embedding is also the head (Press and Wolf 2017, arXiv:1608.05859). Every example is read from a first token of its own (index V), so
+The embedding is also the head (Press and Wolf 2017, arXiv:1608.05859) unless `tied` says otherwise. Every example is read from a first token of its own (index V), so
 that position t of the networks predicts token t from the tokens before t; a `Predictor` puts the same token in front. The optimiser is
 the pilot's (language.md, 7.10) at half its rate and batch; with a quarter of its clipping norm and a longer warm-up associative recall
 takes off on more seeds.
@@ -37,6 +37,8 @@ class LanguageModelling(Learner):
     With 0 a batch holds whole examples, and gradients flow through all of an example: a backbone with segments cuts it up by itself. With a
     shorter window its memory is carried from window to window and gradients end at a window's beginning; a window in which nothing is to be
     predicted then moves the memory on and makes no step of the optimiser.
+    `contexts` d > 1: in training each example reads the memories of d examples of its batch as if they were one, its own and those of the
+    next d - 1 (crossbatch, Tworkowski et al. 2023, section 3.2); from update `contexts_from` on, as their paper begins with few.
     """
 
     def __init__(
@@ -54,6 +56,9 @@ class LanguageModelling(Learner):
         warmup: int = 400,
         gradient_clip: float = 0.25,
         reset_optimizer: bool = True,
+        contexts: int = 1,
+        contexts_from: int = 0,
+        tied: bool = True,
     ) -> None:
         first, second = betas
         settings = OptimizerSettings(learning_rate, (first, second), weight_decay, warmup, gradient_clip, reset_optimizer)
@@ -61,9 +66,18 @@ class LanguageModelling(Learner):
         if batch_size < 1 or window < 0:
             raise UserError(f"language-modelling: batch_size must be at least 1 and window at least 0, got {batch_size} and {window}")
         self.batch_size, self.window, self.vocabulary = batch_size, window, task.input_size
+        if contexts < 1 or contexts_from < 0:
+            raise UserError(
+                f"language-modelling: contexts must be at least 1 and contexts_from at least 0, got {contexts}, {contexts_from}"
+            )
+        self.contexts, self.contexts_from = contexts, contexts_from
         with self.randomness.lent():
             width = build_backbone(1).output_size  # embedding and head are tied, so that both have the width that comes out
-            networks = TokenModel(build_backbone(width), task.input_size)
+            networks = TokenModel(build_backbone(width), task.input_size, tied=tied)
+        if contexts > 1 and not networks.backbone.reads_context:
+            raise UserError(
+                f"language-modelling: contexts={contexts} needs a backbone that reads the memories of other rows: memorizing-transformer"
+            )
         self.install(networks)
         self._last = np.zeros(0, dtype=np.int32)  # (B,), the token before the next window of each lane
 
@@ -80,9 +94,18 @@ class LanguageModelling(Learner):
         return whole_items(inputs[rows, :length], tokens[rows, :length], scored[rows, :length])
 
     def judge(self, batch: Batch, state: State, reset: Tensor | None) -> Judged:
-        output = self.networks(self.tensor(batch.inputs), state, reset, self._scored(batch), write=not batch.whole)
+        output = self.networks(
+            self.tensor(batch.inputs), state, reset, self._scored(batch), write=not batch.whole, context=self._context(len(batch.inputs))
+        )
         total = functional.cross_entropy(output.logits, self._targets(batch), reduction="sum")
         return Judged(total / max(1, len(output.logits)) + output.auxiliary_loss, output.state, output.diagnostics)
+
+    def _context(self, rows: int) -> Tensor | None:
+        """The rows (B, d) whose memories each row reads; None: its own."""
+        if self.contexts == 1 or self.gradient_steps < self.contexts_from:
+            return None
+        own = torch.arange(rows, device=self.device)
+        return (own[:, None] + torch.arange(min(self.contexts, rows), device=self.device)) % rows
 
     def _scored(self, batch: Batch) -> Tensor:
         return self.tensor(np.flatnonzero(batch.scored))  # (n,), found on the host, where the mask is
@@ -130,32 +153,41 @@ class Prediction(NamedTuple):
 
 
 class TokenModel(nn.Module):
-    """Embedding of V tokens and the first one, backbone, and the embedding again as head.
+    """Embedding of V tokens and the first one, backbone, and the embedding again as head, or a linear head of its own.
 
-    What goes in is multiplied by sqrt(D) (Vaswani et al. 2017, arXiv:1706.03762, section 3.4), so that entries of unit size meet a head
+    Tied, what goes in is multiplied by sqrt(D) (Vaswani et al. 2017, arXiv:1706.03762, section 3.4), so that entries of unit size meet a head
     whose logits begin small: with tied weights alone, tasks that bind a key to a value took off late or not at all.
     """
 
-    def __init__(self, backbone: Backbone, vocabulary: int) -> None:
+    def __init__(self, backbone: Backbone, vocabulary: int, *, tied: bool = True) -> None:
         super().__init__()
         self.backbone, self.vocabulary = backbone, vocabulary
-        self.input_scale = math.sqrt(backbone.output_size)
+        self.input_scale = math.sqrt(backbone.output_size) if tied else 1.0
         self.embedding = nn.Embedding(vocabulary + 1, backbone.output_size)
-        nn.init.normal_(self.embedding.weight, std=backbone.output_size**-0.5)
+        nn.init.normal_(self.embedding.weight, std=1.0 / self.input_scale)
+        self.head = None if tied else nn.Linear(backbone.output_size, vocabulary)
 
     def initial_state(self, batch: int) -> State:
         """The backbone's memory before `batch` examples."""
         return self.backbone.initial_state(batch)
 
     def forward(
-        self, tokens: Tensor, state: State, reset: Tensor | None = None, positions: Tensor | None = None, *, write: bool = True
+        self,
+        tokens: Tensor,
+        state: State,
+        reset: Tensor | None = None,
+        positions: Tensor | None = None,
+        *,
+        write: bool = True,
+        context: Tensor | None = None,
     ) -> Prediction:
         """Tokens (B, T); `positions` (n,) count through (B T)."""
         x = self.embedding(tokens) * self.input_scale
-        hidden, state, auxiliary_loss, diagnostics = self.backbone(x, state, reset=reset, write=write)  # (B, T, D)
+        hidden, state, auxiliary_loss, diagnostics = self.backbone(x, state, reset=reset, write=write, context=context)  # (B, T, D)
         if positions is not None:
             hidden = hidden.reshape(-1, hidden.shape[-1])[positions]  # (n, D)
-        return Prediction(functional.linear(hidden, self.embedding.weight[: self.vocabulary]), state, auxiliary_loss, diagnostics)
+        logits = functional.linear(hidden, self.embedding.weight[: self.vocabulary]) if self.head is None else self.head(hidden)
+        return Prediction(logits, state, auxiliary_loss, diagnostics)
 
 
 class TokenPredictor:

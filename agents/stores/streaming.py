@@ -34,7 +34,7 @@ def attend_all(state: State, q: Tensor, scale: float) -> Attended:
     for start, stop in chunks:
         k, v = (state[name][:, :, start:stop].to(q.device) for name in ("keys", "values"))
         arguments = (q, k, v, _written(state, start, stop, q.device), scale)
-        part = checkpoint(_attend_chunk, *arguments, use_reentrant=False) if again else _attend_chunk(*arguments)
+        part = checkpoint(attend_masked, *arguments, use_reentrant=False) if again else attend_masked(*arguments)
         parts = [concat(*parts[0], *part)] if parts else [part]
     output, lse = parts[0]
     reads = (state["fill"].to(q.device).long() * q.shape[1])[:, None].expand(-1, q.shape[2])  # (B, T)
@@ -157,8 +157,13 @@ def _written(state: State, start: int, stop: int, device: torch.device) -> Tenso
     return (torch.arange(start, stop, device=device) < state["fill"].to(device)[:, None])[:, None, None]  # (B, 1, 1, C)
 
 
-def _attend_chunk(q: Tensor, k: Tensor, v: Tensor, written: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    scores = _wide(q @ k.to(q.dtype).transpose(2, 3) * scale).masked_fill(~written, -torch.inf)  # (B, H, T, C)
+def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Output (B, H, T, dv) and lse (B, H, T) of a softmax over the keys (B, H, C, dk).
+
+    mask (..., T or 1, C): True where a key may be read, or numbers that are added to the scores.
+    """
+    scores = _wide(q @ k.to(q.dtype).transpose(2, 3) * scale)  # (B, H, T, C)
+    scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     weights, lse = _softmax(scores)
     return weights.to(q.dtype) @ v.to(q.dtype), lse
 

@@ -19,6 +19,7 @@ from ..output import Output
 from .run_states import run_folders, state
 
 if TYPE_CHECKING:
+    from ..reproductions import Claim
     from ..submissions import Finding
 
 INVALID = 3
@@ -102,14 +103,14 @@ def _strange_streams(pack: Path) -> list[Finding]:
     for manifest in sorted(pack.glob("runs/*/run.json")):
         run = read_json(manifest)
         difference = known_streams.contradiction(run["stream"]["spec"])
-        if difference is not None and run["run_key"] not in _claimed():
+        if difference is not None and not any(claim.asks_for(run) for claim in _claims()):
             found.append(Finding(manifest.relative_to(pack).as_posix(), *difference))
     return found
 
 
 @cache
-def _claimed() -> frozenset[str]:
-    """The keys of all runs that the claims of this version ask for; a key stands for stream, options and seed."""
+def _claims() -> list[Claim]:
+    """The claims of this version, whose arms are looked at once."""
     from ..reproductions import claims
 
-    return frozenset(key for claim in claims() for keys in claim.keys().values() for key in keys)
+    return claims()

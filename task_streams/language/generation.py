@@ -51,11 +51,16 @@ class Draws:
     """Named random numbers for R rows, each row with a stream of its own."""
 
     def __init__(self, stream: np.uint64, index: Integer, attempt: Integer) -> None:
+        self._stream, self.index = stream, np.asarray(index, dtype=np.int64)  # (R,), the examples' numbers
         row = mix(stream + np.asarray(index, dtype=np.uint64) * _GAMMA)
         self._state = mix(row + np.asarray(attempt, dtype=np.uint64) * _GAMMA)  # (R,)
 
     def __len__(self) -> int:
         return len(self._state)
+
+    def of_groups(self, size: int) -> Draws:
+        """Numbers that every `size` consecutive examples share, all their attempts too; use purposes of their own."""
+        return Draws(self._stream, self.index // size, np.zeros_like(self.index))
 
     def words(self, purpose: str, columns: int) -> Words:
         """Random 64-bit words (R, columns)."""

@@ -1,6 +1,6 @@
-"""Language streams as phases: one algorithm after another, and one question at rising distance; scored above the best shortcut.
+"""Language streams as phases: one algorithm after another, one question at rising distance; scored above the best shortcut.
 
-Sources: spec language.md 3.2 (algorithms) and 5.4 (distance).
+Sources: spec language.md 3.2 (algorithms) and 5.4 (distance), memory.md 13.4 and 13.5 (dictionaries).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from clbench.errors import UserError, unknown_name
 from clbench.stream import FewShot, Phase, TaskStream, variant
 
-from . import distance
+from . import dictionary, distance
 from .algorithmic import EXAMPLES, HELD_OUT, STREAM, TEST_EXAMPLES
 from .algorithmic import tasks as make_tasks
 from .task import TextTask
@@ -119,5 +119,60 @@ def distance_stream(
         kind="distance",
         options={"question": question, "segment": segment, "vocabulary": vocabulary().hash, "test_examples": test_examples},
         description=f"{question}: a fact, noise, and a question {min(gaps)} to {max(gaps)} segments later",
+    )
+    return variant(stream, joint=joint, only=only, validation=validation)
+
+
+def dictionary_stream(
+    *,
+    name: str,
+    version: int,
+    budget: str,
+    trained: Sequence[int] = (1,),
+    probed: Sequence[int] = (),
+    local: float = 0.0,
+    definitions: int = 8,
+    questions: int = 8,
+    units: Sequence[int] = (32_000,),
+    points: int = 2,
+    test_examples: int = 256,
+    boundaries: bool = True,
+    joint: bool = False,
+    only: int | None = None,
+    validation: bool = False,
+    window: int = 1,
+) -> TaskStream:
+    """Questions about definitions that stand `trained` segments back at most, one phase for each number, in order.
+
+    `local`: the share of questions that the own segment answers; 0: definitions stand in segments of their own (lookup). The columns are
+    the numbers `trained` and `probed`; those only probed are never trained, and with `local` ask about earlier segments alone (-far).
+    `units`: training examples of each phase; one number stands for all.
+    """
+    granted = list(units) * (len(trained) if len(units) == 1 else 1)
+    if not trained or len(granted) != len(trained):
+        raise UserError(f"stream '{name}': expected units for at least 1 and {len(trained)} phases, got {len(granted)}")
+    if test_examples < 1:
+        raise UserError(f"stream '{name}': test_examples must be > 0, got {test_examples}")
+    asked = [(count, False) for count in trained]
+    asked += [(count, local > 0) for count in probed if local > 0 or count not in trained]
+    made = [dictionary.generator(count, local=local, far=far, definitions=definitions, questions=questions) for count, far in asked]
+    scored_on = "validation" if validation else "test"
+    stream = TaskStream(
+        name=name,
+        version=version,
+        budget=budget,
+        tasks=tuple(TextTask(g, cue=None, test_examples=test_examples, floor=dictionary.floor(g), scored_on=scored_on) for g in made),
+        phases=tuple(Phase((column,), count, points) for column, count in enumerate(granted)),
+        boundaries=boundaries,
+        window=window,
+        kind="dictionary",
+        options={
+            "local": local,
+            "definitions": definitions,
+            "questions": questions,
+            "vocabulary": vocabulary().hash,
+            "test_examples": test_examples,
+        },
+        description=f"definitions and questions about them up to {max(count for count, _ in asked)} segments later",
     )
     return variant(stream, joint=joint, only=only, validation=validation)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clbench.agents.backbones import state as states
 from clbench.agents.backbones.backbone import Backbone, State
+from clbench.agents.backbones.memorizing_transformer import MemorizingTransformer
 from clbench.agents.backbones.mlp import MLP
 from clbench.agents.backbones.recurrent_memory import RecurrentMemoryTransformer
 from clbench.agents.backbones.transformer import Transformer
@@ -21,6 +22,7 @@ from clbench.errors import UserError, ValidationError
 B, T, L, D = 3, 14, 4, 16
 CLOSE = 1e-9  # in double precision
 SMALL = {"width": D, "layers": 2, "heads": 2}
+FOCUSED = {"distances": "rotary", "integration": "concat", "differentiable": True}
 CASES = {
     "mlp": (MLP, {"width": D, "depth": 2}),
     "transformer": (Transformer, {**SMALL, "context": 6}),
@@ -33,6 +35,12 @@ CASES = {
     "rmt-post": (RecurrentMemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 2, "post_norm": True}),
     "rmt-no-memory": (RecurrentMemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 0}),
     "rmt-every-token": (RecurrentMemoryTransformer, {**SMALL, "segment_length": 1, "memory_tokens": 2}),
+    "memorizing": (MemorizingTransformer, {**SMALL, "segment_length": L, "memory_size": 7, "topk": 3}),
+    "memorizing-all": (MemorizingTransformer, {**SMALL, "segment_length": L, "memory_size": 7, "topk": 0, "memory_layers": [0, 1]}),
+    "focused": (MemorizingTransformer, {**SMALL, "segment_length": L, "memory_size": 12, "topk": 5, **FOCUSED, "positions": "none"}),
+    "focused-first": (MemorizingTransformer, {**SMALL, "segment_length": L, "memory_size": 12, "topk": 0, **FOCUSED, "positions": "first"}),
+    "memorizing-nothing": (MemorizingTransformer, {**SMALL, "segment_length": L, "memory_size": 0}),
+    "memorizing-every-token": (MemorizingTransformer, {**SMALL, "segment_length": 1, "memory_size": 5}),
 }
 WITH_STATE = [name for name in CASES if name != "mlp"]
 
@@ -215,6 +223,7 @@ EXPECTED_BYTES = {
     "mlp": 0,
     "transformer": 4 * (2 * 2 * 6 * D + 1),  # keys and values of `context` tokens; fill
     "transformer-xl": 4 * (2 * (6 + 3) * D + 2),  # memory and open segment; fill, seg_pos
+    "memorizing": 4 * (2 * 2 * 3 * D + 1 + 2 * 7 * D + 2),  # open segment; seg_pos; keys and values of M entries in one layer; ptr, fill
     "rmt": 4 * (2 * D + 2 * 2 * (2 + 3) * D + 1),  # M * d; keys and values of read rows and open segment; seg_pos
 }
 

@@ -164,7 +164,7 @@ def test_e6_single_steps_write_the_same_memory_as_segments(build: Callable[..., 
     for t in range(2 * L):
         assert state["seg_pos"].tolist() == [t % L] * 2
         before = state["memory"]
-        hidden, state, _ = backbone.step(x[:, t], state)
+        hidden, state, *_ = backbone.step(x[:, t], state)
         torch.testing.assert_close(hidden, segments.hidden[:, t], atol=1e-9, rtol=0)
         assert torch.equal(state["memory"], before) is ((t + 1) % L != 0)  # written at the boundary and nowhere else
     torch.testing.assert_close(state["memory"], segments.state["memory"], atol=1e-9, rtol=0)
