@@ -37,19 +37,20 @@ class Block(nn.Module):
 
     def project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of rows h (B, R, D), each (B, H, R, D/H)."""
-        rows = self.project_in(self._before(h)).view(*h.shape[:2], 3, self.heads, -1)  # (B, R, 3, H, D/H)
+        rows = self.project_in(self._before(h)).view(*h.shape[:2], 3, self.heads, h.shape[-1] // self.heads)  # (B, R, 3, H, D/H)
         q, k, v = rows.permute(2, 0, 3, 1, 4)
         return q, k, v
 
     def queries(self, h: Tensor) -> Tensor:
         """Queries of rows h (B, R, D) alone: (B, H, R, D/H)."""
         weight = self.project_in.weight[: h.shape[-1]]
-        return functional.linear(self._before(h), weight).view(*h.shape[:2], self.heads, -1).transpose(1, 2)
+        return functional.linear(self._before(h), weight).view(*h.shape[:2], self.heads, h.shape[-1] // self.heads).transpose(1, 2)
 
     def keys_values(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of rows h (B, S, D) alone, each (B, H, S, D/H)."""
         weight = self.project_in.weight[h.shape[-1] :]
-        k, v = functional.linear(self._before(h), weight).view(*h.shape[:2], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        rows = functional.linear(self._before(h), weight).view(*h.shape[:2], 2, self.heads, h.shape[-1] // self.heads)
+        k, v = rows.permute(2, 0, 3, 1, 4)
         return k, v
 
     def finish(self, h: Tensor, attended: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from clbench.agents.backbones import state as states
 from clbench.agents.backbones.backbone import Backbone, State
 from clbench.agents.backbones.memorizing_transformer import MemorizingTransformer
+from clbench.agents.backbones.memory_transformer import MemoryTransformer
 from clbench.agents.backbones.mlp import MLP
 from clbench.agents.backbones.recurrent_memory import RecurrentMemoryTransformer
 from clbench.agents.backbones.transformer import Transformer
@@ -41,8 +42,15 @@ CASES = {
     "focused-first": (MemorizingTransformer, {**SMALL, "segment_length": L, "memory_size": 12, "topk": 0, **FOCUSED, "positions": "first"}),
     "memorizing-nothing": (MemorizingTransformer, {**SMALL, "segment_length": L, "memory_size": 0}),
     "memorizing-every-token": (MemorizingTransformer, {**SMALL, "segment_length": 1, "memory_size": 5}),
+    "memory-transformer": (MemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 2}),
+    "memory-transformer-controller": (
+        MemoryTransformer,
+        {**SMALL, "segment_length": L, "memory_tokens": 2, "form": "controller", "post_norm": True},
+    ),
+    "memory-transformer-bottleneck": (MemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 2, "form": "bottleneck"}),
+    "memory-transformer-every-token": (MemoryTransformer, {**SMALL, "segment_length": 1, "memory_tokens": 1, "form": "bottleneck"}),
 }
-WITH_STATE = [name for name in CASES if name != "mlp"]
+WITH_STATE = [name for name in CASES if name not in ("mlp", "memory-transformer-every-token")]  # nothing outlives a token
 
 
 @pytest.fixture(params=CASES)
@@ -225,6 +233,8 @@ EXPECTED_BYTES = {
     "transformer-xl": 4 * (2 * (6 + 3) * D + 2),  # memory and open segment; fill, seg_pos
     "memorizing": 4 * (2 * 2 * 3 * D + 1 + 2 * 7 * D + 2),  # open segment; seg_pos; keys and values of M entries in one layer; ptr, fill
     "rmt": 4 * (2 * D + 2 * 2 * (2 + 3) * D + 1),  # M * d; keys and values of read rows and open segment; seg_pos
+    "memory-transformer": 4 * (2 * 2 * 3 * D + 1),  # keys and values of the open segment; seg_pos
+    "memory-transformer-bottleneck": 4 * (2 * 2 * 3 * D + 1),  # the same, of the controllers
 }
 
 
@@ -306,9 +316,13 @@ def test_a_wrong_shape_is_named(backbone: Backbone) -> None:
         (Transformer, {"context": -1}, "context must be at least 0, got -1"),
         (TransformerXL, {"segment_length": 0}, "segment_length must be at least 1 .* got 0, 32"),
         (RecurrentMemoryTransformer, {"memory_tokens": -1}, "memory_tokens and bptt_segments at least 0, got 16, -1, 0"),
+        (MemoryTransformer, {"segment_length": 0}, "memory-transformer: segment_length must be at least 1, got 0"),
+        (MemoryTransformer, {"memory_tokens": -1}, "memory_tokens must be at least 0 in the form memory, got -1"),
+        (MemoryTransformer, {"memory_tokens": 0, "form": "bottleneck"}, "memory_tokens must be at least 1 in the form bottleneck, got 0"),
+        (MemoryTransformer, {"form": "shared"}, "form must be one of memory, controller, shared-controller, bottleneck, got 'shared'"),
     ],
 )
-def test_impossible_options_are_refused(kind: type[Backbone], options: dict[str, int], message: str) -> None:
+def test_impossible_options_are_refused(kind: type[Backbone], options: dict[str, int | str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         kind(5, **options)
 
