@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from clbench.agents.backbones import benchmark
 from clbench.agents.backbones import state as states
 from clbench.agents.backbones.backbone import Backbone
 from clbench.agents.backbones.memory_transformer import FORMS, MemoryEncoder, MemoryTransformer
@@ -296,3 +298,53 @@ def test_every_parameter_learns_also_from_a_carried_state(build: Callable[..., B
     hidden = backbone(stream(L), state).hidden
     for gradient in torch.autograd.grad(hidden.square().sum(), list(backbone.parameters())):
         assert gradient.any()
+
+
+# -- P-MEM, section 13.2 ---------------------------------------------------------------------------------------------------
+
+
+def test_p_mem_asks_what_it_says() -> None:
+    tokens, answers = benchmark.reverse(torch.Generator().manual_seed(0))
+    assert tokens.shape == (32, 32) and torch.equal(tokens[:, :16], answers.flip(1)) and (tokens[:, 16:] == 10).all()
+    tokens, answers = benchmark.copy(torch.Generator().manual_seed(0))
+    assert torch.equal(tokens[:, :16], answers)
+    tokens, answers = benchmark.majority(torch.Generator().manual_seed(0))
+    for row, answer in zip(tokens.tolist(), answers.tolist(), strict=True):
+        first, second = Counter(row).most_common(2)
+        assert answer == 16 * [first[0]] and first[1] > second[1]
+
+
+def test_p_mem_runs_all_forms_in_all_tasks_and_its_table_names_the_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "_EVALUATED", 1)
+    result = benchmark.memory_encoder(seeds=(1000,), steps=1)
+    assert len(result.rows) == 15 and all(0 <= row.accuracies[0] <= 1 for row in result.rows)
+    assert not result.fulfilled  # after one step nothing is learned
+    columns = [list(column.cells) for column in result.table().columns]
+    assert columns[4] == ["", "≥ baseline -0.005", "", "", "≤ baseline -0.050"] * 2 + ["", "", "", "", "≥ 0.950"]
+    assert columns[5][-1] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("task", "arm", "accuracies", "baseline", "worst", "met"),
+    [
+        ("copy", "memory", (1.0, 0.9), (1.0, 0.9), 0.0, True),
+        ("copy", "memory", (1.0, 0.9), (0.9, 0.91), -0.01, False),  # a better seed does not make up for a worse one
+        ("reverse", "bottleneck", (0.4, 0.5), (1.0, 1.0), -0.5, True),
+        ("reverse", "bottleneck", (0.4, 0.96), (1.0, 1.0), -0.04, False),
+        ("majority", "bottleneck", (0.96, 0.99), (1.0, 1.0), 0.96, True),
+        ("majority", "bottleneck", (0.94, 1.0), (0.5, 0.5), 0.94, False),
+        ("copy", "controller", (0.1,), (1.0,), None, None),
+    ],
+)
+def test_p_mem_bars_are_about_the_worst_seed(
+    task: str, arm: str, accuracies: tuple[float, ...], baseline: tuple[float, ...], worst: float | None, met: bool | None
+) -> None:
+    row = benchmark.Row(task, arm, accuracies, baseline)
+    assert row.met is met
+    assert row.worst == (None if worst is None else pytest.approx(worst))
+
+
+@pytest.mark.slow
+def test_p_mem_memory_does_not_hurt_and_a_bottleneck_passes_a_statistic_but_no_sequence() -> None:
+    result = benchmark.memory_encoder(seeds=(0,))
+    assert result.fulfilled, [(row.task, row.arm, row.accuracies) for row in result.rows]
