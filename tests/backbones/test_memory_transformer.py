@@ -284,8 +284,10 @@ def test_nothing_outlives_a_segment_and_segments_side_by_side_are_those_read_in_
     torch.testing.assert_close(together.hidden, torch.cat(hidden, 1), atol=1e-9, rtol=0)
     for name, leaf in together.state.items():
         torch.testing.assert_close(leaf, state[name], atol=1e-9, rtol=0)
-    closed = backbone(x[:, : 3 * L], backbone.initial_state(2)).state
-    assert not any(leaf.any() for leaf in closed.values())
+    opened = backbone(x[:, :1], backbone.initial_state(2)).state
+    assert all(leaf.any() for leaf in opened.values())
+    for closed in (backbone(x[:, : 3 * L], backbone.initial_state(2)).state, backbone(x[:, 1:L], opened).state):
+        assert not any(leaf.any() for leaf in closed.values())
     alone = backbone(x[:, L : 2 * L], backbone.initial_state(2)).hidden
     torch.testing.assert_close(together.hidden[:, L : 2 * L], alone, atol=1e-9, rtol=0)
 
