@@ -1,6 +1,7 @@
 """The memory transformer: learned rows beside the sequence, read and updated inside one window and never carried to the next.
 
-Burtsev, Kuratov, Peganov, Sapunov 2020, arXiv:2006.11527, sections 3.1 to 3.3. With memory X^mem (M rows), X^ms = [X^mem ; X^seq]:
+Burtsev, Kuratov, Peganov, Sapunov 2020, arXiv:2006.11527; the equations as memory.md, 5.1, has them from others' notes, not checked
+against the paper's text. With memory X^mem (M rows) and X^ms = [X^mem ; X^seq]:
 
     memory              A = LN(X^ms + MHA(X^ms, X^ms, X^ms))                  H = LN(A + FF(A))
     controller          A^mem = LN(X^mem + MHA_mem(X^mem, X^ms, X^ms))        H^mem = LN(A^mem + FF_mem(A^mem)), and alike for seq
@@ -9,12 +10,13 @@ Burtsev, Kuratov, Peganov, Sapunov 2020, arXiv:2006.11527, sections 3.1 to 3.3. 
 
 `MemoryEncoder` is exactly this. `MemoryTransformer` is what becomes of it where no token may know of a later one. In the first three
 forms the memory is a prefix of every segment: its rows read each other and no token, tokens read it and their own past. It is then the
-same for all streams and all times, and a controller's own parameters are all that a form can change. Memory that sees no token would
-leave the bottleneck without any way from token to token; there, and only there, it sees the past: every token t has a copy of the M rows
-that in each layer reads the rows of this copy and the tokens of the segment up to t, and token t reads the copy and nothing else.
+same for all streams and all times, and a controller's own parameters are all that a form can change; nobody reads what the memory becomes
+in the last layer, so that two layers have one controller, shared or not. Memory that sees no token would leave the bottleneck without any
+way from token to token; there, and only there, it sees the past: every token t has a copy of the M rows that in each layer reads the rows
+of this copy and the tokens of the segment up to t, and token t reads the copy and nothing else. That costs M rows for every token.
 
-Memory rows have no positions in either form (those of RMT have), so that only their values tell them apart: they are drawn apart, with
-entries of unit size. A copy of the bottleneck stands as a whole where its token stands.
+Memory rows have no positions in encoder or causal form (those of RMT have), so that only their values tell them apart: they are drawn
+apart, with entries of unit size. A copy of the bottleneck stands as a whole where its token stands, a prefix at 0, where the first token is.
 Departures: rotary positions in a segment of the causal form, as in its siblings, and norms before the sublayers unless `post_norm`; no
 biases in attention. Not here: the decoder that reads all rows of the encoder; an experiment on translation.
 Shape letters: B batch, T time, L segment length, M memory tokens, S rows that can be read, H heads, D width.
