@@ -3,7 +3,7 @@
     python -m clbench.agents.backbones.benchmark          # or: clbench benchmark memory-encoder
 
 After Burtsev et al. 2020, arXiv:2006.11527: memory beside the sequence does not hurt translation (24.65 BLEU without, 25.07 with 10 rows,
-25.58 with 20), while a bottleneck, through which all must pass, collapses (11.20); figures second-hand, memory.md, 5.2. Here, not translation
+25.58 with 20), while a bottleneck, through which all must pass, collapses (11.20); second-hand, memory.md, 5.2. Here, not translation
 but three small tasks: `copy` and `reverse` show 16 symbols and ask for all of them at 16 further places, more than four rows take in early;
 `majority` asks each of 16 places for the most frequent symbol, which a row can hold.
 (With the answers at the places of the symbols, copying would need no attention at all.)

@@ -16,7 +16,7 @@ way from token to token; there, and only there, it sees the past: every token t 
 of this copy and the tokens of the segment up to t, and token t reads the copy and nothing else. That costs M rows for every token.
 
 Memory rows have no positions in encoder or causal form (those of RMT have), so that only their values tell them apart: they are drawn
-apart, with entries of unit size. A copy of the bottleneck stands as a whole where its token stands, a prefix at 0, where the first token is.
+apart, with entries of unit size. A copy of the bottleneck stands as a whole where its token stands, a prefix at 0, with the first token.
 Departures: rotary positions in a segment of the causal form, as in its siblings, and norms before the sublayers unless `post_norm`; no
 biases in attention. Not here: the decoder that reads all rows of the encoder; an experiment on translation.
 Shape letters: B batch, T time, L segment length, M memory tokens, S rows that can be read, H heads, D width.
