@@ -9,7 +9,21 @@ from clbench.task_streams.toy import toy_stream
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
-AGENTS = ["fine-tuning", "l2", "ewc", "mas", "replay", "a-gem", "reset", "transformer", "transformer-xl", "rmt", "memory-transformer"]
+AGENTS = [
+    "fine-tuning",
+    "l2",
+    "ewc",
+    "mas",
+    "replay",
+    "a-gem",
+    "reset",
+    "transformer",
+    "transformer-xl",
+    "rmt",
+    "memory-transformer",
+    "memorizing-transformer",
+    "focused-transformer",
+]
 KINDS = ["demonstrations", "text"]
 
 

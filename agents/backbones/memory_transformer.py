@@ -36,7 +36,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from clbench.errors import UserError
 
 from .backbone import Backbone, MemorySpec, Output, State
-from .pieces import Piece, read_in_pieces
+from .pieces import Piece, put, read_in_pieces
 from .segment_transformer import Block, SegmentTransformer, rotary, rotate
 
 FormName = Literal["memory", "controller", "shared-controller", "bottleneck"]
@@ -121,11 +121,11 @@ class MemoryTransformer(Backbone):
         if piece.length is not None:
             slots = torch.where(token < piece.length[:, None], slots, L)
 
-        def put(n: int, new: Heads) -> Heads:
-            k, v = (_put(state[f"{kind}.{n}"], rows, slots, L + 1) for kind, rows in zip(("keys", "values"), new, strict=True))
+        def kept_and(n: int, new: Heads) -> Heads:
+            k, v = (put(state[f"{kind}.{n}"], rows, slots, L + 1) for kind, rows in zip(("keys", "values"), new, strict=True))
             return k, v  # (B, H, L+1, D/H) each
 
-        return Place(self.visible[slots][:, None], self.turn[slots][:, None], put, {})
+        return Place(self.visible[slots][:, None], self.turn[slots][:, None], kept_and, {})
 
     def _close(self, place: Place, piece: Piece, state: State) -> State:
         """The state after a piece; that of a stream whose segment is full is a fresh one."""
@@ -319,10 +319,3 @@ def _form(name: str, memory_tokens: int) -> Form:
 def _controller(controllers: nn.ModuleList, layer: int, block: Block) -> Block:
     """The block that updates the memory in `layer`: one of its own, in turn, or the sequence's where it has none."""
     return controllers[layer % len(controllers)] if len(controllers) else block
-
-
-def _put(kept: Tensor, new: Tensor, slots: Tensor, count: int) -> Tensor:
-    """Kept rows (B, H, S, D/H), extended to `count` of them, with new (B, H, T, D/H) at slots (B or 1, T)."""
-    B, H, S, _ = kept.shape
-    room = torch.cat([kept.to(new.dtype), new.new_zeros(B, H, count - S, new.shape[-1])], dim=2)
-    return room.scatter(2, slots[:, None, :, None].expand(new.shape), new)

@@ -1,9 +1,9 @@
 """Language modelling: each scored token is predicted from all before it in its example; the loss is its cross-entropy.
 
-The embedding is also the head (Press and Wolf 2017, arXiv:1608.05859) unless `tied` says otherwise. Every example is read from a first token of its own (index V), so
-that position t of the networks predicts token t from the tokens before t; a `Predictor` puts the same token in front. The optimiser is
-the pilot's (language.md, 7.10) at half its rate and batch; with a quarter of its clipping norm and a longer warm-up associative recall
-takes off on more seeds.
+The embedding is also the head (Press and Wolf 2017, arXiv:1608.05859) where `tied` holds. Every example is read from a first token of its
+own (index V), so that position t of the networks predicts token t from the tokens before t; a `Predictor` puts the same token in front.
+The optimiser is the pilot's (language.md, 7.10) at half its rate and batch; with a quarter of its clipping norm and a longer warm-up
+associative recall takes off on more seeds.
 Shape letters: B rows, T time, V vocabulary, D width.
 """
 
@@ -155,8 +155,8 @@ class Prediction(NamedTuple):
 class TokenModel(nn.Module):
     """Embedding of V tokens and the first one, backbone, and the embedding again as head, or a linear head of its own.
 
-    Tied, what goes in is multiplied by sqrt(D) (Vaswani et al. 2017, arXiv:1706.03762, section 3.4), so that entries of unit size meet a head
-    whose logits begin small: with tied weights alone, tasks that bind a key to a value took off late or not at all.
+    Tied, what goes in is multiplied by sqrt(D) (Vaswani et al. 2017, arXiv:1706.03762, section 3.4), so that entries of unit size meet a
+    head whose logits begin small: with tied weights alone, tasks that bind a key to a value took off late or not at all.
     """
 
     def __init__(self, backbone: Backbone, vocabulary: int, *, tied: bool = True) -> None:
