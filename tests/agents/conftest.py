@@ -83,8 +83,19 @@ AGENTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"kind": "language-modelling", "batch_size": 8, "window": 5},
         {"kind": "transformer-xl", "segment_length": 4, "memory_length": 4, **SMALL},
     ),
+    "memories of others": (
+        "text",
+        {"kind": "language-modelling", "batch_size": 8, "contexts": 3, "contexts_from": 2, "tied": False},
+        {"kind": "memorizing-transformer", "segment_length": 4, "memory_size": 8, "topk": 2, "differentiable": True, **SMALL},
+    ),
 }
-SLICES = {"cloning steps": 32, "cloning windows": 32, "whole examples": 8, "windows of text": 8}  # units of one batch
+SLICES = {
+    "cloning steps": 32,
+    "cloning windows": 32,
+    "whole examples": 8,
+    "windows of text": 8,
+    "memories of others": 8,
+}  # units of one batch
 
 
 class World:

@@ -357,3 +357,42 @@ def test_an_agent_says_what_it_cannot_be_built_from(world_of):
     for options, message in broken:
         with pytest.raises(UserError, match=message):
             Composed(task, 0, **options)
+
+
+def test_memories_of_other_examples_are_read_in_training_alone_and_from_their_update_on(world_of):
+    world = world_of("memories of others")
+    agent, experience = world.agent(), world.experience(0, 32)
+    learner = agent._learner
+    assert learner._context(8) is None
+    agent.learn(experience)
+    assert learner.gradient_steps == 4
+    assert learner._context(3).tolist() == [[0, 1, 2], [1, 2, 0], [2, 0, 1]]
+    assert learner._context(2).tolist() == [[0, 1], [1, 0]]  # no row is read twice
+    assert 0 < agent.diagnostics()["positive_share"] < 1
+    tokens = world.experience(0, 8).windows(8, 9)[0]
+    policy = agent.policy(world.task(0))
+    together = policy.logits(tokens, policy.initial_state(8))[0]
+    alone = policy.logits(tokens[:1], policy.initial_state(1))[0]
+    np.testing.assert_allclose(together[:1], alone, atol=1e-5)
+
+
+def test_an_external_memory_is_accounted_for_over_all_updates(world_of):
+    world = world_of("memories of others")
+    agent = world.agent()
+    agent.learn(world.experience(0, 16))
+    once = agent.diagnostics()
+    assert once["memory_bytes"] > 0
+    agent.learn(world.experience(0, 16))
+    assert agent.diagnostics()["memory_reads"] > once["memory_reads"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"contexts": 0}, "contexts must be at least 1 and contexts_from at least 0, got 0, 0"),
+        ({"contexts": 2}, "contexts=2 needs a backbone that reads the memories of other rows: memorizing-transformer"),
+    ],
+)
+def test_impossible_contexts_are_refused(world_of, options, message):
+    with pytest.raises(UserError, match=message):
+        world_of("whole examples").agent(**options)
