@@ -38,7 +38,7 @@ class LanguageModelling(Learner):
     shorter window its memory is carried from window to window and gradients end at a window's beginning; a window in which nothing is to be
     predicted then moves the memory on and makes no step of the optimiser.
     `contexts` d > 1: in training each example reads the memories of d examples of its batch as if they were one, its own and those of the
-    next d - 1 (crossbatch, Tworkowski et al. 2023, section 3.2); from update `contexts_from` of the optimiser on, as their paper begins with few.
+    next d - 1 (crossbatch, Tworkowski et al. 2023, section 3.2); from the optimiser's update `contexts_from` on, as they begin with few.
     """
 
     def __init__(

@@ -95,7 +95,7 @@ SLICES = {
     "whole examples": 8,
     "windows of text": 8,
     "memories of others": 8,
-}  # units of one batch
+}
 
 
 class World:

@@ -24,7 +24,7 @@ def examples(
     segments: int, options: Mapping[str, Any], rows: int = 64, seed: int = 3, split: str = "test"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tokens as a learner's network reads them, with a token of the learner's in front (-1), and the loss mask moved alike."""
-    source = Examples(dictionary.generator(segments, **options), split, seed, None)
+    source = Examples(dictionary.generator(segments, **options), split, 3, None)
     tokens, mask, _ = source.examples(np.arange(rows))
     front = np.full((rows, 1), -1)
     return np.concatenate([front, tokens], axis=1), np.concatenate([front < -1, mask], axis=1)
