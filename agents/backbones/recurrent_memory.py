@@ -27,6 +27,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from clbench.errors import UserError
 
+from . import state as states
 from .backbone import Backbone, MemorySpec, Output, State
 from .pieces import Piece, put, read_in_pieces
 from .segment_transformer import SegmentTransformer, rotary, rotate
@@ -89,7 +90,7 @@ class RecurrentMemoryTransformer(Backbone):
             self._read,
             x,
             state,
-            partial(self.initial_state, len(x), device=x.device, dtype=state["memory"].dtype),
+            partial(self.initial_state, len(x), device=x.device, dtype=state["keys.0"].dtype),
             segment_length=self.segment_length,
             reset=reset,
             pad=pad,
@@ -98,49 +99,72 @@ class RecurrentMemoryTransformer(Backbone):
         )
         return Output(hidden, state, x.new_zeros(()))
 
+    def rows(self, state: State) -> Tensor:
+        """What a segment reads in front of its tokens and what it writes upon behind them: (B, M, D)."""
+        return state["memory"]
+
+    def before_layer(self, layer: int, h: Tensor, state: State) -> Tensor:
+        """Rows h (B, R, D) as a layer reads them."""
+        return h
+
+    def after_layer(self, layer: int, written: Tensor, state: State) -> State:
+        """What a closed segment changes in `state`, from the rows `written` (B, M, D) as they come out of a layer."""
+        return {}
+
+    def after_segment(self, written: Tensor) -> State:
+        """What a closed segment changes in `state`, from the rows `written` (B, M, D) as they come out of the last norm."""
+        return {"memory": written}
+
     def _read(self, piece: Piece, state: State) -> tuple[Tensor, State]:
         return self._read_beginning(piece, state) if piece.clock == 0 else self._read_part(piece, state)
 
     def _read_beginning(self, piece: Piece, state: State) -> tuple[Tensor, State]:
         """A segment from its beginning in all streams: nothing is looked up, and after a whole one nothing kept but the memory."""
         M, L, T = self.memory_tokens, self.segment_length, piece.x.shape[1]
-        memory, x = state["memory"], self.trunk.embed(piece.x)
+        memory, x = self.rows(state), self.trunk.embed(piece.x)
         writes = M if T == L else 0
         h = torch.cat([memory.to(x.dtype), x, memory[:, :writes].to(x.dtype)], dim=1)  # (B, R, D)
         R = h.shape[1]
         mask, turn = self.visible[:R, :R], self.turn[:R]
         after: State = {}
         for n, block in enumerate(self.trunk.blocks):
+            h = self.before_layer(n, h, state)
             q, k, v = block.project(h)  # (B, H, R, D/H)
             k = rotate(k, turn)
             h = block.finish(h, scaled_dot_product_attention(rotate(q, turn), k, v, attn_mask=mask))
-            if T < L and piece.kept:
+            if T == L:
+                after |= self.after_layer(n, h[:, M + L :], state)
+            elif piece.kept:
                 after[f"keys.{n}"], after[f"values.{n}"] = (functional.pad(new, (0, 0, 0, M + L - 1 - R)) for new in (k, v))
         h = self.trunk.norm(h)
-        after = after | ({"memory": h[:, M + L :]} if T == L else {"seg_pos": torch.full_like(state["seg_pos"], T)})
+        after |= self.after_segment(h[:, M + L :]) if T == L else {"seg_pos": torch.full_like(state["seg_pos"], T)}
         return h[:, M : M + T], state | after
 
     def _read_part(self, piece: Piece, state: State) -> tuple[Tensor, State]:
         """Part of a segment: rows are put at their slots among those kept, and read all that is written up to there."""
         M, L, T = self.memory_tokens, self.segment_length, piece.x.shape[1]
         slots, reads, writes = self._slots(piece, state["seg_pos"])  # (B or 1, R)
-        memory, x = state["memory"], self.trunk.embed(piece.x)
+        memory, x = self.rows(state), self.trunk.embed(piece.x)
         h = torch.cat([memory[:, :reads].to(x.dtype), x, memory[:, :writes].to(x.dtype)], dim=1)  # (B, R, D)
         mask, turn = self.visible[slots][:, None], self.turn[slots][:, None]
-        after: State = {}
+        opened: State = {}
+        closed: State = {}
         for n, block in enumerate(self.trunk.blocks):
+            h = self.before_layer(n, h, state)
             q, k, v = block.project(h)  # (B, H, R, D/H)
             k = put(state[f"keys.{n}"], rotate(k, turn), slots, len(self.visible))  # (B, H, 2M+L+1, D/H)
             v = put(state[f"values.{n}"], v, slots, len(self.visible))
             h = block.finish(h, scaled_dot_product_attention(rotate(q, turn), k, v, attn_mask=mask))
-            after[f"keys.{n}"], after[f"values.{n}"] = k[:, :, : M + L - 1], v[:, :, : M + L - 1]
+            opened[f"keys.{n}"], opened[f"values.{n}"] = k[:, :, : M + L - 1], v[:, :, : M + L - 1]
+            if writes:
+                closed |= self.after_layer(n, h[:, reads + T :], state)
         h = self.trunk.norm(h)
         seg_pos = state["seg_pos"] + (T if piece.length is None else piece.length.to(torch.int32))
         closes = seg_pos == L
-        after = {name: leaf.masked_fill(closes[:, None, None, None], 0) for name, leaf in after.items()}
+        after = {name: leaf.masked_fill(closes[:, None, None, None], 0) for name, leaf in opened.items()}
         if writes:
-            memory = torch.where(closes[:, None, None], h[:, reads + T :], memory)
-        return h[:, reads : reads + T], {"memory": memory, "seg_pos": seg_pos.masked_fill(closes, 0), **after}
+            after |= states.where(closes, closed | self.after_segment(h[:, reads + T :]), state)
+        return h[:, reads : reads + T], state | after | {"seg_pos": seg_pos.masked_fill(closes, 0)}
 
     def _slots(self, piece: Piece, seg_pos: Tensor) -> tuple[Tensor, int, int]:
         """The slot of every row, one row of slots where all streams agree, and how many rows read and write the memory."""

@@ -37,19 +37,19 @@ class Block(nn.Module):
 
     def project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of rows h (B, R, D), each (B, H, R, D/H)."""
-        rows = self.project_in(self._before(h)).view(*h.shape[:2], 3, self.heads, h.shape[-1] // self.heads)  # (B, R, 3, H, D/H)
+        rows = self.project_in(self.before(h)).view(*h.shape[:2], 3, self.heads, h.shape[-1] // self.heads)  # (B, R, 3, H, D/H)
         q, k, v = rows.permute(2, 0, 3, 1, 4)
         return q, k, v
 
     def queries(self, h: Tensor) -> Tensor:
         """Queries of rows h (B, R, D) alone: (B, H, R, D/H)."""
         weight = self.project_in.weight[: h.shape[-1]]
-        return functional.linear(self._before(h), weight).view(*h.shape[:2], self.heads, h.shape[-1] // self.heads).transpose(1, 2)
+        return functional.linear(self.before(h), weight).view(*h.shape[:2], self.heads, h.shape[-1] // self.heads).transpose(1, 2)
 
     def keys_values(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of rows h (B, S, D) alone, each (B, H, S, D/H)."""
         weight = self.project_in.weight[h.shape[-1] :]
-        rows = functional.linear(self._before(h), weight).view(*h.shape[:2], 2, self.heads, h.shape[-1] // self.heads)
+        rows = functional.linear(self.before(h), weight).view(*h.shape[:2], 2, self.heads, h.shape[-1] // self.heads)
         k, v = rows.permute(2, 0, 3, 1, 4)
         return k, v
 
@@ -62,7 +62,7 @@ class Block(nn.Module):
         h = h + read
         return h + self.dropout(self.feedforward(self.feedforward_norm(h)))
 
-    def _before(self, h: Tensor) -> Tensor:
+    def before(self, h: Tensor) -> Tensor:
         return h if self.post_norm else self.attention_norm(h)
 
 

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from clbench.agents.backbones import state as states
+from clbench.agents.backbones.associative_memory import AssociativeMemoryTransformer
 from clbench.agents.backbones.backbone import Backbone, State
 from clbench.agents.backbones.memorizing_transformer import MemorizingTransformer
 from clbench.agents.backbones.memory_transformer import MemoryTransformer
+from clbench.agents.backbones.gated_deltanet import GatedDeltaNet
 from clbench.agents.backbones.mlp import MLP
 from clbench.agents.backbones.recurrent_memory import RecurrentMemoryTransformer
 from clbench.agents.backbones.transformer import Transformer
@@ -49,6 +51,12 @@ CASES = {
     ),
     "memory-transformer-bottleneck": (MemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 2, "form": "bottleneck"}),
     "memory-transformer-every-token": (MemoryTransformer, {**SMALL, "segment_length": 1, "memory_tokens": 1, "form": "bottleneck"}),
+    "armt": (AssociativeMemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 2, "key_width": 4}),
+    "armt-post": (AssociativeMemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 2, "key_width": 4, "post_norm": True}),
+    "armt-every-token": (AssociativeMemoryTransformer, {**SMALL, "segment_length": 1, "memory_tokens": 1, "key_width": 3, "rolls": 1}),
+    "gated-deltanet": (GatedDeltaNet, SMALL),
+    "gated-deltanet-post": (GatedDeltaNet, {**SMALL, "rule": "delta", "post_norm": True}),
+    "gated-deltanet-linear": (GatedDeltaNet, {**SMALL, "rule": "linear", "convolution": 1}),
 }
 WITH_STATE = [name for name in CASES if name not in ("mlp", "memory-transformer-every-token")]  # nothing outlives a token
 
@@ -113,7 +121,7 @@ def test_x2_acting_step_by_step_gives_what_training_saw(name: str, dtype: torch.
     reset[0, 3], reset[1, 6], reset[1, 7] = True, True, True
     trained = backbone(x, backbone.initial_state(B), reset=reset)
     state, acted = backbone.initial_state(B), []
-    assert all(leaf.dtype in (dtype, torch.int32) for leaf in state.values())
+    assert all(leaf.dtype in (dtype, torch.float32, torch.int32) for leaf in state.values())  # sums over all tokens stay in single precision
     with torch.no_grad():
         for t in range(T):
             hidden, state, *_ = backbone.step(x[:, t], state, reset=reset[:, t])
@@ -235,6 +243,8 @@ EXPECTED_BYTES = {
     "rmt": 4 * (2 * D + 2 * 2 * (2 + 3) * D + 1),  # M * d; keys and values of read rows and open segment; seg_pos
     "memory-transformer": 4 * (2 * 2 * 3 * D + 1),  # keys and values of the open segment; seg_pos
     "memory-transformer-bottleneck": 4 * (2 * 2 * 3 * D + 1),  # the same, of the controllers
+    "armt": 4 * (2 * 24 * (D + 1) + 2 * 2 * (2 + 3) * D + 1),  # A and z of 6 * 4 features; keys and values as RMT; seg_pos
+    "gated-deltanet": 4 * (2 * 2 * 8 * 8 + 2 * 3 * 3 * D),  # a matrix a head of width 8; queries, keys, values of 3 tokens
 }
 
 
@@ -320,6 +330,9 @@ def test_a_wrong_shape_is_named(backbone: Backbone) -> None:
         (MemoryTransformer, {"memory_tokens": -1}, "memory_tokens must be at least 0 in the form memory, got -1"),
         (MemoryTransformer, {"memory_tokens": 0, "form": "bottleneck"}, "memory_tokens must be at least 1 in the form bottleneck, got 0"),
         (MemoryTransformer, {"form": "shared"}, "form must be one of memory, controller, shared-controller, bottleneck, got 'shared'"),
+        (AssociativeMemoryTransformer, {"rolls": 0}, "armt: key_width and rolls must be at least 1, got 16 and 0"),
+        (GatedDeltaNet, {"convolution": 0}, "gated-deltanet: convolution must be at least 1 and rule one of .*, got 0, 'gated'"),
+        (GatedDeltaNet, {"rule": "deltas"}, "gated-deltanet: .* one of gated, delta, linear, got 4, 'deltas'"),
     ],
 )
 def test_impossible_options_are_refused(kind: type[Backbone], options: dict[str, int | str], message: str) -> None:
