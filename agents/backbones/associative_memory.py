@@ -10,7 +10,8 @@ With phi = DPFP of `rolls` shifts, A and z a layer's matrix and normaliser after
 W_v begins at 0, so that the model begins as a transformer that knows its segment alone. No row is carried from segment to segment: the
 memory rows are learned and always the same, what is remembered is in A.
 
-Departures: rows stand in front of the segment as well, as in our RMT (the authors' only behind it); A and z are part of the state, in
+Departures: rows h and m are normed before these maps (the authors' are not), because layers that write what they have read make the matrix
+grow over segments, with large W_v to infinity; rows stand in front of the segment as well, as in our RMT (the authors' only behind it); A and z are part of the state, in
 single precision at least (the authors' are attributes of the module and in no checkpoint).
 Shape letters: B batch, R rows, M memory tokens, F features, D width.
 """
@@ -79,11 +80,13 @@ class AssociativeMemoryTransformer(RecurrentMemoryTransformer):
 
     def before_layer(self, layer: int, h: Tensor, state: State) -> Tensor:
         matrix = state[f"matrix.{layer}"]
-        asked = features(self.associations[layer].queries(h).to(matrix.dtype), self.rolls)  # (B, R, F)
+        maps = self.associations[layer]
+        asked = features(maps.queries(maps.norm(h)).to(matrix.dtype), self.rolls)  # (B, R, F)
         return h + recall(matrix, state[f"normaliser.{layer}"], asked).to(h.dtype)
 
     def after_layer(self, layer: int, written: Tensor, state: State) -> State:
         matrix, normaliser, maps = state[f"matrix.{layer}"], state[f"normaliser.{layer}"], self.associations[layer]
+        written = maps.norm(written)
         k, v, strength = (part.to(matrix.dtype) for part in (maps.keys(written), maps.values(written), maps.strength(written).sigmoid()))
         matrix, normaliser = write_at_once(matrix, normaliser, features(k, self.rolls), v, strength)
         return {f"matrix.{layer}": matrix, f"normaliser.{layer}": normaliser}
@@ -97,6 +100,7 @@ class _Association(nn.Module):
 
     def __init__(self, width: int, key_width: int) -> None:
         super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.queries, self.keys = nn.Linear(width, key_width, bias=False), nn.Linear(width, key_width, bias=False)
         self.values, self.strength = nn.Linear(width, width, bias=False), nn.Linear(width, 1)
         nn.init.zeros_(self.values.weight)

@@ -1,6 +1,6 @@
 """Language streams as phases: one algorithm after another, one question at rising distance; scored above the best shortcut.
 
-Sources: spec language.md 3.2 (algorithms) and 5.4 (distance), memory.md 13.4 and 13.5 (dictionaries).
+Sources: spec language.md 3.2 (algorithms) and 5.4 (distance), memory.md 13.4 and 13.5 (dictionaries), 13.8 (overwriting).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from clbench.errors import UserError, unknown_name
 from clbench.stream import FewShot, Phase, TaskStream, variant
 
-from . import dictionary, distance
+from . import dictionary, distance, overwrite
 from .algorithmic import EXAMPLES, HELD_OUT, STREAM, TEST_EXAMPLES
 from .algorithmic import tasks as make_tasks
 from .task import TextTask
@@ -174,5 +174,45 @@ def dictionary_stream(
             "test_examples": test_examples,
         },
         description=f"definitions and questions about them up to {max(count for count, _ in asked)} segments later",
+    )
+    return variant(stream, joint=joint, only=only, validation=validation)
+
+
+def overwrite_stream(
+    *,
+    name: str,
+    version: int,
+    budget: str,
+    keys: int = 12,
+    again: int = 6,
+    values: int = 12,
+    units: int = 38_400,
+    points: int = 2,
+    test_examples: int = 256,
+    boundaries: bool = True,
+    joint: bool = False,
+    only: int | None = None,
+    validation: bool = False,
+    window: int = 1,
+) -> TaskStream:
+    """One phase: `keys` keys are bound to values, `again` of them anew, and all are asked, for `units` training examples.
+
+    Two further columns, never trained, ask only for the keys bound twice and only for those bound once.
+    """
+    if test_examples < 1:
+        raise UserError(f"stream '{name}': test_examples must be > 0, got {test_examples}")
+    scored_on = "validation" if validation else "test"
+    made = [overwrite.generator(task, keys, again, values) for task in overwrite.ASKED]
+    stream = TaskStream(
+        name=name,
+        version=version,
+        budget=budget,
+        tasks=tuple(TextTask(g, cue=None, test_examples=test_examples, floor=overwrite.floor(g), scored_on=scored_on) for g in made),
+        phases=(Phase((0,), units, points),),
+        boundaries=boundaries,
+        window=window,
+        kind="overwrite",
+        options={"keys": keys, "again": again, "values": values, "vocabulary": vocabulary().hash, "test_examples": test_examples},
+        description=f"{keys} keys are bound, {again} of them anew, and all are asked",
     )
     return variant(stream, joint=joint, only=only, validation=validation)

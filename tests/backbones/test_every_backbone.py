@@ -52,7 +52,7 @@ CASES = {
     "memory-transformer-bottleneck": (MemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 2, "form": "bottleneck"}),
     "memory-transformer-every-token": (MemoryTransformer, {**SMALL, "segment_length": 1, "memory_tokens": 1, "form": "bottleneck"}),
     "armt": (AssociativeMemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 2, "key_width": 4}),
-    "armt-post": (AssociativeMemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 2, "key_width": 4, "post_norm": True}),
+    "armt-post": (AssociativeMemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 1, "key_width": 4, "post_norm": True}),
     "armt-every-token": (AssociativeMemoryTransformer, {**SMALL, "segment_length": 1, "memory_tokens": 1, "key_width": 3, "rolls": 1}),
     "gated-deltanet": (GatedDeltaNet, SMALL),
     "gated-deltanet-post": (GatedDeltaNet, {**SMALL, "rule": "delta", "post_norm": True}),
