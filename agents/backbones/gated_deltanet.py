@@ -52,13 +52,19 @@ class GatedDeltaNet(Backbone):
     ) -> None:
         super().__init__()
         if convolution < 1 or rule not in RULES:
-            raise UserError(f"gated-deltanet: convolution must be at least 1 and rule one of {', '.join(RULES)}, got {convolution}, '{rule}'")
+            raise UserError(
+                f"gated-deltanet: convolution must be at least 1 and rule one of {', '.join(RULES)}, got {convolution}, '{rule}'"
+            )
         self.trunk = SegmentTransformer(
             input_size, width=width, layers=layers, heads=heads, feedforward=feedforward, dropout=dropout, post_norm=post_norm
         )
-        self.mixers = nn.ModuleList(_Mixer(width, heads, convolution, fades=rule == "gated", erases=rule != "linear") for _ in range(layers))
+        self.mixers = nn.ModuleList(
+            _Mixer(width, heads, convolution, fades=rule == "gated", erases=rule != "linear") for _ in range(layers)
+        )
         self.input_size, self.output_size, self.heads, self.convolution = input_size, width, heads, convolution
-        self.spec = MemorySpec("gated-deltanet", width, layers, segment_length=0, capacity=width // heads, memory_layers=tuple(range(layers)))
+        self.spec = MemorySpec(
+            "gated-deltanet", width, layers, segment_length=0, capacity=width // heads, memory_layers=tuple(range(layers))
+        )
 
     def initial_state(self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> State:
         weight = self.trunk.blocks[0].project_in.weight

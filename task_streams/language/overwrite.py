@@ -2,8 +2,8 @@
 
 Spec memory.md 13.8 (P-OVR); associative retrieval with rewriting after Rodkin et al. 2024, arXiv:2407.04841, section 3. Departures from
 `last-write` (binding.py): every key is asked, so that what stays is scored too; a key is bound again once at most; first and second
-bindings stand in one random order, because with all second ones at the end a layer of linear attention found a third of what it had
-overwritten by its neighbours: behind a key that is bound once only stands a first binding.
+bindings are mixed, and none of them is among the first two or the last two of a text. With all second ones at the end, and with ends that
+show their place to a convolution, one layer of linear attention answered 0.72 and 0.69 of the keys bound twice instead of 0.54.
 
     overwrite           all keys are asked
     overwrite-again     those bound twice: a memory that only adds has two values for each, and half of the answers
@@ -28,6 +28,7 @@ from .binding import alternating, asking, on_scored
 from .generation import Draft, Draws, Float, Integer, drafts
 
 _FLOOR_SEED = 2**31  # no evaluation seed of a stream
+_SHIELD = 2  # bindings at either end of a text that are of keys bound once
 ASKED = {"overwrite": "all", "overwrite-again": "again", "overwrite-kept": "kept"}
 
 
@@ -65,7 +66,10 @@ class Overwrite:
         bindings = self.keys + self.again
         key = alphabet(self.keys)[draws.permutations("keys", self.keys)]  # (R, keys), those bound again in front
         value = self.legal[draws.integers("values", self.values, bindings)]  # (R, bindings)
-        which = draws.permutations("order", bindings) % self.keys
+        early, late, rest = np.split(np.arange(self.again, self.keys), [_SHIELD, 2 * _SHIELD])
+        middle = np.concatenate([np.arange(self.again), np.arange(self.again), rest])
+        middle = middle[draws.permutations("order", len(middle))]
+        which = np.concatenate([np.tile(end, (len(draws), 1)) if n != 1 else end for n, end in enumerate((early, middle, late))], axis=1)
         last = bindings - 1 - (which[:, None, ::-1] == np.arange(self.keys)[:, None]).argmax(axis=2)  # (R, keys)
         bound, latest = np.take_along_axis(key, which, axis=1), np.take_along_axis(value, last, axis=1)
         key, latest = key[:, self._asked], latest[:, self._asked]
@@ -85,9 +89,9 @@ class Overwrite:
 
 def generator(name: str, keys: int, again: int, values: int) -> Overwrite:
     """What draws the task `name`; sizes that leave nothing to ask are refused."""
-    if not 0 < again < keys or values < 2 or keys + values > 64:
+    if not 0 < again < keys - 2 * _SHIELD or values < 2 or keys + values > 64:
         raise UserError(
-            f"overwrite: again must lie between 0 and keys, values must be at least 2, and keys and values at most 64 together, "
+            f"overwrite: again must lie between 0 and keys - {2 * _SHIELD}, values must be at least 2, and keys and values at most 64 together, "
             f"got keys {keys}, again {again}, values {values}"
         )
     return Overwrite(name, keys, again, values)

@@ -121,7 +121,9 @@ def test_x2_acting_step_by_step_gives_what_training_saw(name: str, dtype: torch.
     reset[0, 3], reset[1, 6], reset[1, 7] = True, True, True
     trained = backbone(x, backbone.initial_state(B), reset=reset)
     state, acted = backbone.initial_state(B), []
-    assert all(leaf.dtype in (dtype, torch.float32, torch.int32) for leaf in state.values())  # sums over all tokens stay in single precision
+    assert all(
+        leaf.dtype in (dtype, torch.float32, torch.int32) for leaf in state.values()
+    )  # sums over all tokens stay in single precision
     with torch.no_grad():
         for t in range(T):
             hidden, state, *_ = backbone.step(x[:, t], state, reset=reset[:, t])
