@@ -11,8 +11,8 @@ W_v begins at 0, so that the model begins as a transformer that knows its segmen
 memory rows are learned and always the same, what is remembered is in A.
 
 Departures: rows h and m are normed before these maps (the authors' are not), because layers that write what they have read make the matrix
-grow over segments, with large W_v to infinity; rows stand in front of the segment as well, as in our RMT (the authors' only behind it); A and z are part of the state, in
-single precision at least (the authors' are attributes of the module and in no checkpoint).
+grow over segments, with large W_v to infinity; rows stand in front of the segment as well, as in our RMT (the authors' only behind it);
+A and z are part of the state, in single precision at least (the authors' are attributes of the module and in no checkpoint).
 Shape letters: B batch, R rows, M memory tokens, F features, D width.
 """
 

@@ -17,6 +17,8 @@ Shape letters: B batch, H heads, T time, C tokens of a chunk, N chunks, K key wi
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -25,33 +27,38 @@ _CHUNK = 64  # tokens solved at once: a longer text costs in proportion to its l
 _TINY = 1e-5  # as in the code of Rodkin et al.
 
 
-def recall_all(
-    q: Tensor, k: Tensor, v: Tensor, strength: Tensor, log_decay: Tensor | None, matrix: Tensor, *, erase: bool = True
-) -> tuple[Tensor, Tensor]:
-    """What queries q (B, H, T, K) read, (B, H, T, V), and the matrix (B, H, K, V) after keys k and values v (B, H, T, V).
+class Tokens(NamedTuple):
+    """What the tokens of a layer ask, write and forget."""
 
-    strength: beta (B, H, T). log_decay: log alpha <= 0, (B, H, T); None: nothing fades. erase: False for linear attention.
-    """
-    kind = v.dtype
-    precision = torch.promote_types(kind, torch.float32)
-    q, k, v, strength = (part.to(precision) for part in (q, k, v, strength))
-    log_decay = torch.zeros_like(strength) if log_decay is None else log_decay.to(precision)
-    matrix = matrix.to(precision)
+    q: Tensor  # (B, H, T, K)
+    k: Tensor  # (B, H, T, K)
+    v: Tensor  # (B, H, T, V)
+    strength: Tensor  # (B, H, T): beta
+    log_decay: Tensor | None = None  # (B, H, T): log alpha <= 0; None: nothing fades
+
+
+def recall_all(tokens: Tokens, matrix: Tensor, *, erase: bool = True) -> tuple[Tensor, Tensor]:
+    """What the queries read (B, H, T, V), and matrix (B, H, K, V) after the last token; without `erase` this is linear attention."""
+    precision = torch.promote_types(tokens.v.dtype, torch.float32)
+    log_decay = torch.zeros_like(tokens.strength) if tokens.log_decay is None else tokens.log_decay
+    q, k, v, strength, log_decay = (part.to(precision) for part in (*tokens[:4], log_decay))
     read = _one if q.shape[2] == 1 else _chunks
-    outputs, matrix = read(q, k, v, strength, log_decay, matrix, erase)
-    return outputs.to(kind), matrix
+    outputs, matrix = read((q, k, v, strength, log_decay), matrix.to(precision), erase)
+    return outputs.to(tokens.v.dtype), matrix
 
 
-def _one(q: Tensor, k: Tensor, v: Tensor, strength: Tensor, log_decay: Tensor, matrix: Tensor, erase: bool) -> tuple[Tensor, Tensor]:
+def _one(tokens: tuple[Tensor, ...], matrix: Tensor, erase: bool) -> tuple[Tensor, Tensor]:
     """The rule as it is written, for one token."""
+    q, k, v, strength, log_decay = tokens
     faded = log_decay.exp()[..., None] * matrix  # (B, H, K, V)
     written = v - k @ faded if erase else v  # (B, H, 1, V)
     matrix = faded + (strength[..., None] * k).transpose(2, 3) * written
     return q @ matrix, matrix
 
 
-def _chunks(q: Tensor, k: Tensor, v: Tensor, strength: Tensor, log_decay: Tensor, matrix: Tensor, erase: bool) -> tuple[Tensor, Tensor]:
+def _chunks(tokens: tuple[Tensor, ...], matrix: Tensor, erase: bool) -> tuple[Tensor, Tensor]:
     """What does not depend on the matrix for all chunks at once, then the matrix from chunk to chunk."""
+    q, k, v, strength, log_decay = tokens
     T = q.shape[2]
     C = min(T, _CHUNK)
     q, k, v = (functional.pad(part, (0, 0, 0, -T % C)).unflatten(2, (-1, C)) for part in (q, k, v))  # (B, H, N, C, K or V)

@@ -10,7 +10,7 @@ A memory of constant size that overwrites: a token costs the same whatever came 
 first the fading and then the overwriting.
 
 Departures: the feed-forward of the other backbones, not SwiGLU; keys as wide as values (the authors: half as wide);
-half of the heads begin with queries like keys, as everywhere here; biases b so that fading begins between 1/16 and 1/1000 a token, and a = 0.
+half of the heads begin with queries like keys, as everywhere here; a begins at 0 and b so that heads fade by 1/1000 to 1/16 a token.
 Shape letters: B batch, T time, W convolution, H heads, D width.
 """
 
@@ -27,7 +27,7 @@ from torch.nn import functional
 from clbench.errors import UserError
 
 from .backbone import Backbone, MemorySpec, Output, State
-from .delta_rule import recall_all
+from .delta_rule import Tokens, recall_all
 from .pieces import Piece, read_in_pieces
 from .segment_transformer import Block, SegmentTransformer
 
@@ -35,7 +35,7 @@ RULES = ("gated", "delta", "linear")
 
 
 class GatedDeltaNet(Backbone):
-    """State: tail.n (B, W-1, 3 D), the last tokens' maps before the convolution, and matrix.n (B, H, D/H, D/H), single precision at least."""
+    """State: tail.n (B, W-1, 3 D), maps of the last tokens, and matrix.n (B, H, D/H, D/H), in single precision at least."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class _Mixer(nn.Module):
             there = (torch.arange(T, device=h.device) < length[:, None])[:, None]  # (B, 1, T)
             strength = strength * there
             log_decay = None if log_decay is None else log_decay * there
-        read, matrix = recall_all(q, k, v, strength, log_decay, matrix, erase=self.erases)
+        read, matrix = recall_all(Tokens(q, k, v, strength, log_decay), matrix, erase=self.erases)
         gate = functional.silu(self.gate(x)).view(B, T, self.heads, -1).transpose(1, 2)
         return block.finish(h, self.norm(read) * gate), _newest(rows, tail.shape[1], length).to(tail.dtype), matrix
 

@@ -69,7 +69,8 @@ class Overwrite:
         early, late, rest = np.split(np.arange(self.again, self.keys), [_SHIELD, 2 * _SHIELD])
         middle = np.concatenate([np.arange(self.again), np.arange(self.again), rest])
         middle = middle[draws.permutations("order", len(middle))]
-        which = np.concatenate([np.tile(end, (len(draws), 1)) if n != 1 else end for n, end in enumerate((early, middle, late))], axis=1)
+        ends = np.tile([*early, *late], (len(draws), 1))
+        which = np.concatenate([ends[:, :_SHIELD], middle, ends[:, _SHIELD:]], axis=1)  # (R, bindings)
         last = bindings - 1 - (which[:, None, ::-1] == np.arange(self.keys)[:, None]).argmax(axis=2)  # (R, keys)
         bound, latest = np.take_along_axis(key, which, axis=1), np.take_along_axis(value, last, axis=1)
         key, latest = key[:, self._asked], latest[:, self._asked]
@@ -91,8 +92,8 @@ def generator(name: str, keys: int, again: int, values: int) -> Overwrite:
     """What draws the task `name`; sizes that leave nothing to ask are refused."""
     if not 0 < again < keys - 2 * _SHIELD or values < 2 or keys + values > 64:
         raise UserError(
-            f"overwrite: again must lie between 0 and keys - {2 * _SHIELD}, values must be at least 2, and keys and values at most 64 together, "
-            f"got keys {keys}, again {again}, values {values}"
+            f"overwrite: again must lie between 0 and keys - {2 * _SHIELD}, "
+            f"values must be at least 2, and keys and values at most 64 together, got keys {keys}, again {again}, values {values}"
         )
     return Overwrite(name, keys, again, values)
 

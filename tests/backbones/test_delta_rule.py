@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clbench.agents.backbones.delta_rule import features, recall, recall_all, write_at_once
+from clbench.agents.backbones.delta_rule import Tokens, features, recall, recall_all, write_at_once
 
 B, H, K, V = 2, 3, 4, 5
 
@@ -16,14 +16,15 @@ def numbers(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.double)
 
 
-def inputs(T: int) -> tuple[Tensor, ...]:
+def inputs(T: int) -> list[Tensor]:
     """q, k, v, strength, log_decay and a matrix that is in use."""
     q, k = (normalize(numbers(B, H, T, K), dim=-1) for _ in range(2))
-    return q, k, numbers(B, H, T, V), numbers(B, H, T).sigmoid(), -numbers(B, H, T).exp(), numbers(B, H, K, V)
+    return [q, k, numbers(B, H, T, V), numbers(B, H, T).sigmoid(), -numbers(B, H, T).exp(), numbers(B, H, K, V)]
 
 
-def by_definition(q: Tensor, k: Tensor, v: Tensor, strength: Tensor, log_decay: Tensor, S: Tensor, erase: bool) -> tuple[Tensor, Tensor]:
+def by_definition(given: list[Tensor], erase: bool) -> tuple[Tensor, Tensor]:
     """S = alpha (I - beta k k^T) S + beta k v^T, token by token."""
+    q, k, v, strength, log_decay, S = given
     outputs = []
     for t in range(q.shape[2]):
         key, beta = k[:, :, t, :, None], strength[:, :, t, None, None]
@@ -37,8 +38,8 @@ def by_definition(q: Tensor, k: Tensor, v: Tensor, strength: Tensor, log_decay: 
 @pytest.mark.parametrize("erase", [True, False])
 def test_chunks_are_the_recurrence(T: int, erase: bool) -> None:
     given = inputs(T)
-    expected, last = by_definition(*given, erase)
-    outputs, matrix = recall_all(*given, erase=erase)
+    expected, last = by_definition(given, erase)
+    outputs, matrix = recall_all(Tokens(*given[:5]), given[5], erase=erase)
     torch.testing.assert_close(outputs, expected, atol=1e-9, rtol=0)
     torch.testing.assert_close(matrix, last, atol=1e-9, rtol=0)
 
@@ -47,7 +48,7 @@ def test_the_gradient_of_chunks_is_that_of_the_recurrence() -> None:
     given = [part.requires_grad_() for part in inputs(70)]
     found, expected = (
         torch.autograd.grad(outputs.square().sum() + matrix.sum(), given)
-        for outputs, matrix in (recall_all(*given), by_definition(*given, True))
+        for outputs, matrix in (recall_all(Tokens(*given[:5]), given[5]), by_definition(given, True))
     )
     for left, right in zip(found, expected, strict=True):
         torch.testing.assert_close(left, right, atol=1e-9, rtol=0)
@@ -57,7 +58,7 @@ def test_hard_fading_is_finite_in_single_precision() -> None:
     """Over 64 tokens of log alpha -20 the products of alpha leave the numbers: only their quotients may be formed."""
     q, k, v, strength, log_decay, matrix = (part.float() for part in inputs(64))
     log_decay = (torch.zeros_like(log_decay) - 20).requires_grad_()
-    outputs, _ = recall_all(q, k, v, strength, log_decay, matrix)
+    outputs, _ = recall_all(Tokens(q, k, v, strength, log_decay), matrix)
     assert outputs.isfinite().all()
     assert torch.autograd.grad(outputs.sum(), log_decay)[0].isfinite().all()
 
@@ -66,14 +67,14 @@ def test_hard_fading_is_finite_in_single_precision() -> None:
 def test_a_key_bound_again_stands_for_its_last_value_and_in_linear_attention_for_the_sum(erase: bool) -> None:
     k = torch.eye(K, dtype=torch.double)[[0, 1, 0]].expand(B, H, 3, K)
     v, whole = numbers(B, H, 3, V), torch.ones(B, H, 3, dtype=torch.double)
-    outputs, _ = recall_all(k, k, v, whole, None, torch.zeros(B, H, K, V, dtype=torch.double), erase=erase)
+    outputs, _ = recall_all(Tokens(k, k, v, whole), torch.zeros(B, H, K, V, dtype=torch.double), erase=erase)
     torch.testing.assert_close(outputs[:, :, 2], v[:, :, 2] if erase else v[:, :, 0] + v[:, :, 2])
     torch.testing.assert_close(outputs[:, :, 1], v[:, :, 1])
 
 
 def test_the_matrix_stays_in_single_precision() -> None:
     q, k, v, strength, log_decay, matrix = (part.to(torch.bfloat16) for part in inputs(3))
-    outputs, after = recall_all(q, k, v, strength, log_decay, matrix.float())
+    outputs, after = recall_all(Tokens(q, k, v, strength, log_decay), matrix.float())
     assert (outputs.dtype, after.dtype) == (torch.bfloat16, torch.float32)
 
 
