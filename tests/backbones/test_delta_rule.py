@@ -116,7 +116,11 @@ def test_rows_written_at_once_do_not_see_each_other() -> None:
 
 
 def test_how_much_is_new_has_no_gradient() -> None:
-    k, whole = features(numbers(B, 1, 4)).requires_grad_(), torch.ones(B, 1, 1, dtype=torch.double)
-    _, normaliser = write_at_once(*empty(), k, numbers(B, 1, V), whole)
+    """The sum of gamma k then changes by gamma, the same for each entry of k."""
+    other, k = features(numbers(B, 1, 4)), features(numbers(B, 1, 4)).requires_grad_()
+    whole = torch.ones(B, 1, 1, dtype=torch.double)
+    state = write_at_once(*empty(), 0.1 * other, numbers(B, 1, V), whole)
+    _, normaliser = write_at_once(*state, k, numbers(B, 1, V), whole)
     (gradient,) = torch.autograd.grad(normaliser.sum(), k)
-    torch.testing.assert_close(gradient, torch.ones_like(k), atol=1e-3, rtol=0)
+    torch.testing.assert_close(gradient, ((normaliser - state[1]).sum(-1) / k.sum((1, 2)))[:, None, None].expand(B, 1, 24))
+    assert ((gradient > 0) & (gradient < 1)).any()  # part of the key was there

@@ -85,6 +85,13 @@ def test_the_tail_holds_what_the_convolution_will_read(build: Callable[..., Back
     torch.testing.assert_close(state["tail.0"], expected, atol=1e-9, rtol=0)
 
 
+def test_the_matrices_of_a_model_in_half_precision_are_in_single() -> None:
+    backbone = GatedDeltaNet(5, **SMALL).to(torch.bfloat16)
+    state = backbone.initial_state(2)
+    for kept in (state, backbone(stream(3).to(torch.bfloat16), state).state):
+        assert (kept["matrix.1"].dtype, kept["tail.1"].dtype) == (torch.float32, torch.bfloat16)
+
+
 def test_x9_half_precision_does_not_drift_away() -> None:
     double = GatedDeltaNet(5, width=16, layers=1, heads=2)
     half = GatedDeltaNet(5, width=16, layers=1, heads=2).to(torch.bfloat16)
