@@ -15,6 +15,7 @@ Shape letters: B batch, T time, L segment length, C memory length, H heads, D wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -27,6 +28,8 @@ from clbench.errors import UserError
 from .backbone import Backbone, MemorySpec, Output, State
 from .pieces import Piece, read_in_pieces
 from .segment_transformer import SegmentTransformer
+
+Beside = Callable[[int, Tensor], Tensor]  # layer and its queries (B, H, T, D/H) -> what is read beside its attention (B, T, D)
 
 
 class TransformerXL(Backbone):
@@ -74,7 +77,7 @@ class TransformerXL(Backbone):
 
     def advance(self, x: Tensor, state: State, reset: Tensor | None, pad: Tensor | None, write: bool) -> Output:
         hidden, state = read_in_pieces(
-            self._read,
+            self.read,
             x,
             state,
             partial(self.initial_state, len(x), device=x.device, dtype=state["memory.0"].dtype),
@@ -85,10 +88,11 @@ class TransformerXL(Backbone):
         )
         return Output(hidden, state, x.new_zeros(()))
 
-    def _read(self, piece: Piece, state: State) -> tuple[Tensor, State]:
-        return self._read_beginning(piece, state) if piece.clock == 0 else self._read_part(piece, state)
+    def read(self, piece: Piece, state: State, beside: Beside | None = None) -> tuple[Tensor, State]:
+        """Hidden rows (B, T, D) of a piece, and the state after it. `beside`: what another memory adds to what the heads of a layer read."""
+        return self._read_beginning(piece, state, beside) if piece.clock == 0 else self._read_part(piece, state, beside)
 
-    def _read_beginning(self, piece: Piece, state: State) -> tuple[Tensor, State]:
+    def _read_beginning(self, piece: Piece, state: State, beside: Beside | None) -> tuple[Tensor, State]:
         """A segment from its beginning in all streams: what is kept of a whole one goes straight to the memory."""
         C, L, T, device = self.memory_length, self.segment_length, piece.x.shape[1], piece.x.device
         key = torch.arange(C + T, device=device)
@@ -103,6 +107,7 @@ class TransformerXL(Backbone):
                 after[f"open.{n}"] = functional.pad(h, (0, 0, 0, L - 1 - T))
             q = block.queries(h)  # (B, H, T, D/H)
             bias = relative_shift((q + self.position_bias) @ self._positions(n)[:, : C + T].flip(1).transpose(1, 2))
+            h = h if beside is None else h + beside(n, q)
             h = self._attend(block, h, q, rows, bias.masked_fill(unseen, -torch.inf))
         if T == L:
             after["fill"] = (state["fill"] + L).clamp(max=C)
@@ -110,7 +115,7 @@ class TransformerXL(Backbone):
             after["seg_pos"] = torch.full_like(state["seg_pos"], T)
         return self.trunk.norm(h), state | after
 
-    def _read_part(self, piece: Piece, state: State) -> tuple[Tensor, State]:
+    def _read_part(self, piece: Piece, state: State, beside: Beside | None) -> tuple[Tensor, State]:
         """Part of a segment, each stream at its own place: rows are put behind those of the open segment that are there."""
         B, T, _ = piece.x.shape
         C, L, device = self.memory_length, self.segment_length, piece.x.device
@@ -128,6 +133,7 @@ class TransformerXL(Backbone):
             kept[str(n)] = torch.cat(old, dim=1).scatter(1, slots[..., None].expand(h.shape), h)[:, :-1]  # (B, C + L, D)
             q = block.queries(h)  # (B, H, T, D/H)
             bias = ((q + self.position_bias) @ self._positions(n).transpose(1, 2)).gather(3, distance)
+            h = h if beside is None else h + beside(n, q)
             h = self._attend(block, h, q, kept[str(n)], bias.masked_fill(unseen, -torch.inf))
         seg_pos = state["seg_pos"] + length.to(torch.int32)
         return self.trunk.norm(h), self._close(kept, state, seg_pos)

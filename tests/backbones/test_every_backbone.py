@@ -16,6 +16,7 @@ from clbench.agents.backbones.backbone import Backbone, State
 from clbench.agents.backbones.gated_deltanet import GatedDeltaNet
 from clbench.agents.backbones.memorizing_transformer import MemorizingTransformer
 from clbench.agents.backbones.memory_transformer import MemoryTransformer
+from clbench.agents.backbones.infinity_former import InfinityFormer
 from clbench.agents.backbones.mlp import MLP
 from clbench.agents.backbones.recurrent_memory import RecurrentMemoryTransformer
 from clbench.agents.backbones.transformer import Transformer
@@ -26,6 +27,7 @@ B, T, L, D = 3, 14, 4, 16
 CLOSE = 1e-9  # in double precision
 SMALL = {"width": D, "layers": 2, "heads": 2}
 FOCUSED = {"distances": "rotary", "integration": "concat", "differentiable": True}
+SIGNAL = {"segment_length": L, "basis_functions": 8, "samples": 6}
 CASES = {
     "mlp": (MLP, {"width": D, "depth": 2}),
     "transformer": (Transformer, {**SMALL, "context": 6}),
@@ -57,7 +59,11 @@ CASES = {
     "gated-deltanet": (GatedDeltaNet, SMALL),
     "gated-deltanet-post": (GatedDeltaNet, {**SMALL, "rule": "delta", "post_norm": True}),
     "gated-deltanet-linear": (GatedDeltaNet, {**SMALL, "rule": "linear", "convolution": 1}),
+    "infinity-former": (InfinityFormer, {**SMALL, **SIGNAL, "memory_length": L}),
+    "infinity-former-long": (InfinityFormer, {**SMALL, **SIGNAL, "memory_length": 2 * L, "zero_padding": False, "post_norm": True}),
+    "infinity-former-sticky": (InfinityFormer, {**SMALL, **SIGNAL, "memory_length": L, "sticky": True, "input_mask": True}),
 }
+WITH_AUXILIARY_LOSS = [name for name in CASES if name.startswith("infinity-former")]
 WITH_STATE = [name for name in CASES if name not in ("mlp", "memory-transformer-every-token")]  # nothing outlives a token
 
 
@@ -247,6 +253,8 @@ EXPECTED_BYTES = {
     "memory-transformer-bottleneck": 4 * (2 * 2 * 3 * D + 1),  # the same, of the controllers
     "armt": 4 * (2 * 24 * (D + 1) + 2 * 2 * (2 + 3) * D + 1),  # A and z of 6 * 4 features; keys and values as RMT; seg_pos
     "gated-deltanet": 4 * (2 * 2 * 8 * 8 + 2 * 3 * 3 * D),  # a matrix a head of width 8; queries, keys, values of 3 tokens
+    "infinity-former": 4 * (2 * (8 + L + 3) * D + 3),  # N coefficients, cache and open segment; fill, seg_pos, fits
+    "infinity-former-sticky": 4 * (2 * (8 + L + 3) * D + 2 * 128 + 3),  # and 128 cells a layer
 }
 
 
@@ -308,11 +316,15 @@ def test_modules_hold_no_memory(backbone: Backbone) -> None:
     assert set(backbone.state_dict()) == {name for name, _ in backbone.named_parameters()}
 
 
-def test_output_size_and_auxiliary_loss(backbone: Backbone) -> None:
+@pytest.mark.parametrize("name", CASES)
+def test_output_size_and_auxiliary_loss(name: str, build: Callable[..., Backbone]) -> None:
+    kind, options = CASES[name]
+    backbone = build(kind, **options)
     output = backbone(stream(), backbone.initial_state(B))
     assert output.hidden.shape == (B, T, backbone.output_size) == (B, T, D)
     assert output.auxiliary_loss.shape == ()
-    assert output.auxiliary_loss == 0
+    assert (output.auxiliary_loss.item() > 0) == (name in WITH_AUXILIARY_LOSS)
+    assert output.auxiliary_loss >= 0
 
 
 def test_a_wrong_shape_is_named(backbone: Backbone) -> None:
@@ -327,6 +339,9 @@ def test_a_wrong_shape_is_named(backbone: Backbone) -> None:
         (Transformer, {"width": 20, "heads": 4}, "width must be a multiple of 2 \\* heads.* got width=20, heads=4"),
         (Transformer, {"context": -1}, "context must be at least 0, got -1"),
         (TransformerXL, {"segment_length": 0}, "segment_length must be at least 1 .* got 0, 32"),
+        (InfinityFormer, {"memory_length": 24}, "memory_length must be a positive multiple of segment_length, got 24 and 16"),
+        (InfinityFormer, {"basis_functions": 7}, "basis_functions must be even and at least 4, and samples at least 1, got 7 and 64"),
+        (InfinityFormer, {"contraction": 1.0}, "contraction must lie between 0 and 1, .* got 1.0, \\[1.0, 3.0\\], 0.1, 0.05, 1e-06"),
         (RecurrentMemoryTransformer, {"memory_tokens": -1}, "memory_tokens and bptt_segments at least 0, got 16, -1, 0"),
         (MemoryTransformer, {"segment_length": 0}, "memory-transformer: segment_length must be at least 1, got 0"),
         (MemoryTransformer, {"memory_tokens": -1}, "memory_tokens must be at least 0 in the form memory, got -1"),
@@ -360,3 +375,5 @@ def test_spec_digests_tell_shapes_apart() -> None:
     assert digest("rmt") != digest("rmt", segment_length=5)
     assert digest("transformer") != digest("transformer", context=7)
     assert digest("transformer-xl") != digest("transformer-xl", layers=3)
+    assert digest("infinity-former") != digest("infinity-former", basis_functions=L, memory_length=2 * L)  # as many vectors in all
+    assert digest("infinity-former") != digest("infinity-former", sticky=True)
