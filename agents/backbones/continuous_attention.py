@@ -29,11 +29,11 @@ class Basis(NamedTuple):
     widths: Tensor  # (N,), standard deviations
 
     def __call__(self, positions: Tensor) -> Tensor:
-        """psi at `positions` (...): (..., N)."""
+        """The functions at `positions` (...): (..., N)."""
         return normal(positions[..., None], self.centres, self.widths.square())
 
     def expected(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """What psi is on average under Normal(mean, variance), both (...): (..., N)."""
+        """What the functions are on average under Normal(mean, variance), both (...): (..., N)."""
         return normal(mean[..., None], self.centres, variance[..., None] + self.widths.square())
 
 
@@ -78,7 +78,7 @@ def mass(mean: Tensor, variance: Tensor, bins: int) -> Tensor:
 
 
 def quantiles(mass: Tensor, count: int) -> Tensor:
-    """`count` locations (B, count) in rising order, spread like mass (B, bins) over the cells and evenly within each; evenly without mass."""
+    """`count` locations (B, count) in rising order, spread like mass (B, bins) over cells and evenly in each; without mass, evenly."""
     mass = mass + (mass.sum(-1, keepdim=True) <= 0)
     above = mass.cumsum(-1)
     wanted = (middles(count).to(mass) * above[:, -1:]).contiguous()  # (B, count)

@@ -66,7 +66,7 @@ class InfinityFormer(Backbone):
         basis_functions: int = 32,
         basis_widths: tuple[float, float] = (1.0, 3.0),
         ridge: float = 0.1,
-        zero_padding: bool = True,
+        zero_padding: bool = False,
         contraction: float = 0.75,
         samples: int = 64,
         sticky: bool = False,
@@ -87,8 +87,8 @@ class InfinityFormer(Backbone):
             )
         if not 0 < contraction < 1 or min(*basis_widths, ridge, prior_deviation) <= 0 or divergence_weight < 0:
             raise UserError(
-                "infinity-former: contraction must lie between 0 and 1, basis_widths, ridge and prior_deviation be > 0, and divergence_weight "
-                f">= 0, got {contraction}, {list(basis_widths)}, {ridge}, {prior_deviation}, {divergence_weight}"
+                "infinity-former: contraction must lie between 0 and 1, basis_widths, ridge and prior_deviation be > 0, and "
+                f"divergence_weight >= 0, got {contraction}, {list(basis_widths)}, {ridge}, {prior_deviation}, {divergence_weight}"
             )
         options = {"width": width, "layers": layers, "heads": heads, "feedforward": feedforward, "dropout": dropout, "post_norm": post_norm}
         self.short_term = TransformerXL(input_size, segment_length=segment_length, memory_length=memory_length, **options)
@@ -101,7 +101,7 @@ class InfinityFormer(Backbone):
         self._invert(basis_functions, basis_widths, samples, contraction, {"ridge": ridge, "zero_padding": zero_padding})
 
     def _invert(self, count: int, widths: tuple[float, float], samples: int, tau: float, options: Mapping[str, Any]) -> None:
-        """The matrices of all fits, once and in double precision; buffers hold the bits of their float32, which `to(dtype)` cannot round."""
+        """The matrices of all fits, once, in double precision; buffers hold the bits of their float32, which `to(dtype)` cannot round."""
         L, basis = self.segment_length, continuous.gaussians(count, (widths[0] / count, widths[1] / count))
         old, new = continuous.contraction(basis, L, samples, tau=tau, **options)  # (S, N), (L, N)
         matrices = {

@@ -89,7 +89,7 @@ class TransformerXL(Backbone):
         return Output(hidden, state, x.new_zeros(()))
 
     def read(self, piece: Piece, state: State, beside: Beside | None = None) -> tuple[Tensor, State]:
-        """Hidden rows (B, T, D) of a piece, and the state after it. `beside`: what another memory adds to what the heads of a layer read."""
+        """Hidden rows (B, T, D) of a piece, and the state after it. `beside` says what another memory adds to the heads of a layer."""
         return self._read_beginning(piece, state, beside) if piece.clock == 0 else self._read_part(piece, state, beside)
 
     def _read_beginning(self, piece: Piece, state: State, beside: Beside | None) -> tuple[Tensor, State]:

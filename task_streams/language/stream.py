@@ -1,6 +1,6 @@
 """Language streams as phases: one algorithm after another, one question at rising distance; scored above the best shortcut.
 
-Sources: spec language.md 3.2 (algorithms) and 5.4 (distance), memory.md 13.4 and 13.5 (dictionaries), 13.8 (overwriting).
+Sources: spec language.md 3.2 (algorithms), 5.3 (drift) and 5.4 (distance), memory.md 13.4 and 13.5 (dictionaries), 13.8 (overwriting).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from clbench.errors import UserError, unknown_name
 from clbench.stream import FewShot, Phase, TaskStream, variant
 
-from . import dictionary, distance, overwrite
+from . import dictionary, distance, drift, overwrite
 from .algorithmic import EXAMPLES, HELD_OUT, STREAM, TEST_EXAMPLES
 from .algorithmic import tasks as make_tasks
 from .task import TextTask
@@ -100,11 +100,8 @@ def distance_stream(
         raise UserError(
             f"stream '{name}': trained and probed must be gaps >= 0, at least one trained, got {list(trained)} and {list(probed)}"
         )
-    granted = list(units) * (len(trained) if len(units) == 1 else 1)
-    if len(granted) != len(trained):
-        raise UserError(f"stream '{name}': expected units for {len(trained)} phases, got {len(granted)}")
-    if test_examples < 1:
-        raise UserError(f"stream '{name}': test_examples must be > 0, got {test_examples}")
+    granted = _granted(name, units, len(trained))
+    _check_test_examples(name, test_examples)
     gaps = [*trained, *(gap for gap in probed if gap not in trained)]
     scored_on = "validation" if validation else "test"
     made = [distance.generator(question, gap, segment) for gap in gaps]
@@ -148,11 +145,10 @@ def dictionary_stream(
     the numbers `trained` and `probed`; those only probed are never trained, and with `local` ask about earlier segments alone (-far).
     `units`: training examples of each phase; one number stands for all.
     """
-    granted = list(units) * (len(trained) if len(units) == 1 else 1)
-    if not trained or len(granted) != len(trained):
-        raise UserError(f"stream '{name}': expected units for at least 1 and {len(trained)} phases, got {len(granted)}")
-    if test_examples < 1:
-        raise UserError(f"stream '{name}': test_examples must be > 0, got {test_examples}")
+    if not trained:
+        raise UserError(f"stream '{name}': expected at least one number of segments in trained, got none")
+    granted = _granted(name, units, len(trained))
+    _check_test_examples(name, test_examples)
     asked = [(count, False) for count in trained]
     asked += [(count, local > 0) for count in probed if local > 0 or count not in trained]
     made = [dictionary.generator(count, local=local, far=far, definitions=definitions, questions=questions) for count, far in asked]
@@ -199,8 +195,7 @@ def overwrite_stream(
 
     Two further columns, never trained, ask only for the keys bound twice and only for those bound once.
     """
-    if test_examples < 1:
-        raise UserError(f"stream '{name}': test_examples must be > 0, got {test_examples}")
+    _check_test_examples(name, test_examples)
     scored_on = "validation" if validation else "test"
     made = [overwrite.generator(task, keys, again, values) for task in overwrite.ASKED]
     stream = TaskStream(
@@ -216,3 +211,58 @@ def overwrite_stream(
         description=f"{keys} keys are bound, {again} of them anew, and all are asked",
     )
     return variant(stream, joint=joint, only=only, validation=validation)
+
+
+def drift_stream(
+    *,
+    name: str,
+    version: int,
+    budget: str,
+    symbols: int = 8,
+    trained: Sequence[int] = (512,),
+    probed: Sequence[int] = (),
+    units: Sequence[int] = (76_800,),
+    points: int = 2,
+    test_examples: int = 256,
+    boundaries: bool = True,
+    joint: bool = False,
+    only: int | None = None,
+    validation: bool = False,
+    window: int = 1,
+) -> TaskStream:
+    """Sorting under drift: texts of the lengths `trained`, one phase each, in order; those `probed` are columns that are never trained.
+
+    `units`: training examples of each phase; one number stands for all.
+    """
+    if not trained:
+        raise UserError(f"stream '{name}': expected at least one length in trained, got none")
+    granted = _granted(name, units, len(trained))
+    _check_test_examples(name, test_examples)
+    lengths = [*trained, *(length for length in probed if length not in trained)]
+    made = [drift.generator(length, symbols) for length in lengths]
+    scored_on = "validation" if validation else "test"
+    stream = TaskStream(
+        name=name,
+        version=version,
+        budget=budget,
+        tasks=tuple(TextTask(g, cue=None, test_examples=test_examples, floor=drift.floor(g), scored_on=scored_on) for g in made),
+        phases=tuple(Phase((column,), count, points) for column, count in enumerate(granted)),
+        boundaries=boundaries,
+        window=window,
+        kind="drift",
+        options={"symbols": symbols, "vocabulary": vocabulary().hash, "test_examples": test_examples},
+        description=f"{symbols} symbols by decreasing frequency in {min(lengths)} to {max(lengths)} tokens that drift",
+    )
+    return variant(stream, joint=joint, only=only, validation=validation)
+
+
+def _granted(name: str, units: Sequence[int], phases: int) -> list[int]:
+    granted = list(units) * (phases if len(units) == 1 else 1)
+    if len(granted) != phases:
+        raise UserError(f"stream '{name}': expected units for {phases} phases, got {len(granted)}")
+    return granted
+
+
+def _check_test_examples(name: str, count: int) -> None:
+    if count < 1:
+        raise UserError(f"stream '{name}': test_examples must be > 0, got {count}")

@@ -117,8 +117,8 @@ def test_probes_are_columns_only_and_ask_about_earlier_segments() -> None:
         ({"trained": [0]}, "segments, definitions and questions must be at least 1 and local in .0, 1., got 0, 8, 8, 0.0"),
         ({"local": 1.0}, "local in .0, 1., got 1, 8, 8, 1.0"),
         ({"probed": [40]}, "40 segments define 320 keys, and there are 256; take fewer"),
-        ({"trained": []}, "expected units for at least 1 and 0 phases, got 0"),
-        ({"units": [1, 2]}, "expected units for at least 1 and 1 phases, got 2"),
+        ({"trained": []}, "expected at least one number of segments in trained, got none"),
+        ({"units": [1, 2]}, "expected units for 1 phases, got 2"),
         ({"test_examples": 0}, "test_examples must be > 0, got 0"),
     ],
 )
