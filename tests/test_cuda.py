@@ -23,6 +23,9 @@ AGENTS = [
     "memory-transformer",
     "memorizing-transformer",
     "focused-transformer",
+    "gated-deltanet",
+    "armt",
+    "infinity-former",
 ]
 KINDS = ["demonstrations", "text"]
 
