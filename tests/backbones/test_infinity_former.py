@@ -212,6 +212,17 @@ def test_no_gradient_flows_into_the_past_and_the_mask_learns_from_the_newest_seg
     assert all(gradient.any() for gradient in learned)
 
 
+def test_no_gradient_flows_through_a_contraction(build: Callable[..., Backbone]) -> None:
+    """What a segment reads reaches the coefficients it read, and none that were contracted since."""
+    backbone = build(InfinityFormer, **SIGNAL)
+    state = after(backbone, 5)
+    state["coefficients.1"].requires_grad_()
+    hidden = backbone(stream(2 * L), state).hidden
+    assert torch.autograd.grad(hidden[:, :L].sum(), state["coefficients.1"], retain_graph=True)[0].any()
+    (later,) = torch.autograd.grad(hidden[:, L:].sum(), state["coefficients.1"], allow_unused=True)
+    assert later is None or not later.any()
+
+
 def test_the_matrices_stay_in_single_precision_and_out_of_checkpoints() -> None:
     backbone = InfinityFormer(5, **SIGNAL)
     exact = continuous.regression(BASIS, continuous.middles(L), ridge=0.3, zero_padding=False).T
