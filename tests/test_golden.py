@@ -18,7 +18,7 @@ SPECS = {
     "memorize": "48e9f3d826102fe7",
     "detect": "47c9ab947f9e546a",
     "reasoning": "b6fe04007bfc84ba",
-    "drift": "fb262e975354a035",
+    "drift": "3c21cea8fc2fa776",
 }
 
 

@@ -18,7 +18,7 @@ from .algorithms import FrequencySort
 from .generation import drafts
 from .vocabulary import SYMBOLS
 
-_FLOOR_TOKENS, _FLOOR_SEED = 1 << 17, 2**31  # no evaluation seed of a stream
+_FLOOR_TOKENS, _FLOOR_SEED = 1 << 20, 2**31  # no evaluation seed of a stream
 
 
 def generator(length: int, symbols: int) -> FrequencySort:
@@ -33,6 +33,6 @@ def generator(length: int, symbols: int) -> FrequencySort:
 @cache
 def floor(generator: FrequencySort) -> float:
     """The level of the best shortcut on fixed examples: any symbol not yet listed, or the commonest such one in the last quarter."""
-    rows = min(512, max(32, _FLOOR_TOKENS // generator.prompt_size))
+    rows = min(512, max(64, _FLOOR_TOKENS // generator.prompt_size))
     draft = drafts(generator, "test", _FLOOR_SEED, np.arange(rows))
     return max(float(level.mean()) for level in generator.shortcuts(draft).values())
