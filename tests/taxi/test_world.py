@@ -1,0 +1,153 @@
+"""The Taxi world: what its maps, sub-tasks, observations and seeds promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from clbench.errors import UserError
+from clbench.task_streams.taxi.expert import expert
+from clbench.task_streams.taxi.world import (
+    CHANNELS,
+    CONVEY,
+    DROPOFF,
+    FIND,
+    LIMITS,
+    PICK,
+    PICKUP,
+    SIDE,
+    TASKS,
+    Status,
+    TaxiWorld,
+    distances,
+)
+
+UP = 0
+
+
+def random_actions(steps: int, environments: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 6, (steps, environments))
+
+
+@pytest.mark.parametrize("stands", [2, 4])
+def test_an_expert_solves_every_sub_task_in_the_length_of_the_shortest_way(stands: int) -> None:
+    world = TaxiWorld(16, seed=1000, stands=stands, episode_steps=120)
+    solved, ended = np.zeros(len(TASKS), dtype=int), False
+    best = np.zeros(16, dtype=int)
+    for _ in range(119):
+        goal = np.where(world.task == CONVEY, world.destination, world.passenger)
+        way = distances(world.blocked, goal)[np.arange(16), world.position] + (world.task != FIND)
+        best = np.where(world.task_steps == 0, way, best)
+        task, spent = world.task.copy(), world.task_steps + 1
+        _, reward, status, ended = world.step(expert(world))
+        success = status == Status.SUCCESS
+        assert (spent[success] == best[success]).all()
+        np.testing.assert_allclose(reward, np.where(success, 1.0, -0.1), rtol=1e-6)  # 1.1 for the success, 0.1 for the turn
+        assert not (status == Status.FAILED).any()
+        np.add.at(solved, task[success], 1)
+    assert not ended
+    assert world.step(expert(world)).ended
+    assert (solved > 16 * 5).all()  # a round takes at most 20 steps
+
+
+def test_many_environments_are_what_each_is_alone() -> None:
+    together = TaxiWorld(5, seed=1001, stands=3, episode_steps=40)
+    alone = [TaxiWorld(1, seed=1001, stands=3, episode_steps=40, first_environment=b) for b in range(5)]
+    for action in random_actions(100, 5):
+        step = together.step(action)
+        for b, world in enumerate(alone):
+            single = world.step(action[b : b + 1])
+            assert (single.observation[0] == step.observation[b]).all()
+            assert (single.reward[0], single.status[0], single.ended) == (step.reward[b], step.status[b], step.ended)
+
+
+def test_seeds_environments_and_episodes_have_maps_of_their_own() -> None:
+    first, again, other = (TaxiWorld(8, seed=seed, episode_steps=5) for seed in (1002, 1002, 1003))
+    assert (first.blocked == again.blocked).all() and (first.stand_cells == again.stand_cells).all()
+    assert (first.blocked != other.blocked).any(1).all()
+    assert len(np.unique(first.blocked, axis=0)) == 8
+    before = first.blocked
+    for action in random_actions(5, 8):
+        ended = first.step(action).ended
+    assert ended and (first.blocked != before).any(1).all()
+
+
+def test_maps_are_connected_and_of_every_size() -> None:
+    world = TaxiWorld(400, seed=1004, walls=0.3)
+    assert {tuple(size) for size in world.size} == {(h, w) for h in (5, 6, 7) for w in (5, 6, 7)}
+    row, column = np.divmod(np.arange(SIDE * SIDE), SIDE)
+    outside = (row < 1) | (row > world.size[:, :1]) | (column < 1) | (column > world.size[:, 1:])
+    assert world.blocked[outside].all() and (~world.blocked).sum(1).min() >= 13  # half of 5 x 5
+    steps = distances(world.blocked, world.position)
+    assert ((steps < SIDE * SIDE) == ~world.blocked).all()
+    assert (world.blocked & ~outside).any()
+    for cells in (world.position, *world.stand_cells.T):
+        assert not world.blocked[np.arange(400), cells].any()
+    assert (world.position[:, None] != world.stand_cells).all()
+
+
+def test_walls_stop_the_taxi_and_moves_are_those_of_their_names() -> None:
+    world = TaxiWorld(50, seed=1005)
+    for action in random_actions(30, 50):
+        row, column = np.divmod(world.position, SIDE)
+        row, column = row + np.array([-1, 1, 0, 0, 0, 0])[action], column + np.array([0, 0, -1, 1, 0, 0])[action]
+        free = ~world.blocked[np.arange(50), row * SIDE + column]
+        expected = np.where(free, row * SIDE + column, world.position)
+        world.step(action)
+        assert (world.position == expected).all()
+
+
+def test_a_window_shows_what_lies_around_and_nothing_else() -> None:
+    world = TaxiWorld(20, seed=1006)
+    seen = world.observation()[:, : 9 * len(CHANNELS)].reshape(20, 3, 3, len(CHANNELS))
+    for b in range(20):
+        row, column = divmod(world.position[b], SIDE)
+        for i in range(3):
+            for j in range(3):
+                cell = (row + i - 1) * SIDE + column + j - 1
+                inside = 1 <= row + i - 1 <= world.size[b, 0] and 1 <= column + j - 1 <= world.size[b, 1]
+                expected = [
+                    not inside,
+                    bool(inside and world.blocked[b, cell]),
+                    cell in world.stand_cells[b],
+                    cell == world.passenger[b],
+                    cell == world.destination[b],
+                ]
+                assert seen[b, i, j].tolist() == expected
+
+
+def test_pickup_and_dropoff_do_nothing_while_a_passenger_is_sought_or_elsewhere() -> None:
+    world = TaxiWorld(30, seed=1007)
+    for action in (PICKUP, DROPOFF):
+        before = world.observation()
+        after = world.step(np.full(30, action)).observation
+        assert (before == after).all() and not world.aboard.any()
+
+
+def test_who_fails_within_the_limit_starts_the_possible_sub_task_afresh() -> None:
+    world = TaxiWorld(4, seed=1008)
+    status = [world.step(np.full(4, DROPOFF)).status for _ in range(LIMITS[FIND])]
+    assert not np.stack(status[:-1]).any() and (status[-1] == Status.FAILED).all()
+    assert (world.task == FIND).all() and not world.task_steps.any()
+
+
+def test_the_passenger_is_seen_until_aboard_and_the_next_one_waits_elsewhere() -> None:
+    world = TaxiWorld(12, seed=1009, stands=3)
+    for _ in range(60):
+        task, destination = world.task.copy(), world.destination.copy()
+        success = world.step(expert(world)).status == Status.SUCCESS
+        shown = world.cells[:, :, CHANNELS.index("passenger")]
+        assert (shown.sum(1) == ~world.aboard).all()
+        assert (world.cells[:, :, CHANNELS.index("destination")].argmax(1) == world.destination).all()
+        assert (world.cells[:, :, CHANNELS.index("destination")].sum(1) == 1).all()
+        assert (world.task[success] == (task[success] + 1) % 3).all()  # find_p, pickup, convey_p, find_p
+        delivered = success & (task == CONVEY)
+        assert (world.passenger[delivered] != destination[delivered]).all()
+        assert (world.passenger != world.destination).all()
+        assert (world.aboard == (world.task == CONVEY)).all()
+        assert ((world.task != PICK) | (world.position == world.passenger)).all()
+
+
+def test_impossible_options_are_refused() -> None:
+    with pytest.raises(UserError, match=r"stands 2 to 6, walls 0 to 0\.4, got 4, 300, 1, 0\.15"):
+        TaxiWorld(4, stands=1)
