@@ -17,8 +17,10 @@ from clbench.agents.backbones.gated_deltanet import GatedDeltaNet
 from clbench.agents.backbones.infinity_former import InfinityFormer
 from clbench.agents.backbones.memorizing_transformer import MemorizingTransformer
 from clbench.agents.backbones.memory_transformer import MemoryTransformer
+from clbench.agents.backbones.lstm import LSTM
 from clbench.agents.backbones.mlp import MLP
 from clbench.agents.backbones.recurrent_memory import RecurrentMemoryTransformer
+from clbench.agents.backbones.shared_episodic_memory import SharedEpisodicMemory
 from clbench.agents.backbones.transformer import Transformer
 from clbench.agents.backbones.transformer_xl import TransformerXL
 from clbench.errors import UserError, ValidationError
@@ -62,6 +64,11 @@ CASES = {
     "infinity-former": (InfinityFormer, {**SMALL, **SIGNAL, "memory_length": L}),
     "infinity-former-long": (InfinityFormer, {**SMALL, **SIGNAL, "memory_length": 2 * L, "zero_padding": False, "post_norm": True}),
     "infinity-former-sticky": (InfinityFormer, {**SMALL, **SIGNAL, "memory_length": L, "sticky": True, "input_mask": True}),
+    "lstm": (LSTM, {"width": D}),
+    "lstm-factorised": (LSTM, {"width": D, "tasks": 2, "rank": 6}),
+    "sem": (SharedEpisodicMemory, {"width": D // 2, "tasks": 2, "rank": 6}),
+    "sem-one-task": (SharedEpisodicMemory, {"width": D // 2, "rank": 6}),
+    "sem-clear": (SharedEpisodicMemory, {"width": D // 2, "tasks": 2, "rank": 6, "clear": True}),
 }
 WITH_AUXILIARY_LOSS = [name for name in CASES if name.startswith("infinity-former")]
 WITH_STATE = [name for name in CASES if name not in ("mlp", "memory-transformer-every-token")]  # nothing outlives a token
@@ -255,6 +262,8 @@ EXPECTED_BYTES = {
     "gated-deltanet": 4 * (2 * 2 * 8 * 8 + 2 * 3 * 3 * D),  # a matrix a head of width 8; queries, keys, values of 3 tokens
     "infinity-former": 4 * (2 * (8 + L + 3) * D + 3),  # N coefficients, cache and open segment; fill, seg_pos, fits
     "infinity-former-sticky": 4 * (2 * (8 + L + 3) * D + 2 * 128 + 3),  # and 128 cells a layer
+    "lstm": 4 * 2 * D,  # h and c
+    "sem": 4 * (2 * 2 * (D // 2) + 1),  # h and c of the world and of the task; the last task
 }
 
 
@@ -350,6 +359,8 @@ def test_a_wrong_shape_is_named(backbone: Backbone) -> None:
         (AssociativeMemoryTransformer, {"rolls": 0}, "armt: key_width and rolls must be at least 1, got 16 and 0"),
         (GatedDeltaNet, {"convolution": 0}, "gated-deltanet: convolution must be at least 1 and rule one of .*, got 0, 'gated'"),
         (GatedDeltaNet, {"rule": "deltas"}, "gated-deltanet: .* one of gated, delta, linear, got 4, 'deltas'"),
+        (LSTM, {"tasks": 5}, "tasks at least 0 and below the input's size 5, got 64, 0, 5"),
+        (SharedEpisodicMemory, {"rank": 0}, "width and rank must be at least 1.* got 48, 0, 0"),
     ],
 )
 def test_impossible_options_are_refused(kind: type[Backbone], options: dict[str, int | str], message: str) -> None:

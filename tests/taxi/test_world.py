@@ -124,6 +124,28 @@ def test_pickup_and_dropoff_do_nothing_while_a_passenger_is_sought_or_elsewhere(
         assert (before == after).all() and not world.aboard.any()
 
 
+def test_a_passenger_gets_in_only_where_they_wait_and_out_only_at_the_destination() -> None:
+    world = TaxiWorld(30, seed=1010)
+    while (world.task != PICK).any():  # all stand beside their passengers at last: who arrived waits
+        world.step(np.where(world.task == PICK, DROPOFF, expert(world)))
+    waits = world.position.copy()
+    free = ~world.blocked[np.arange(30), waits - SIDE]
+    world.step(np.full(30, UP))
+    world.step(np.full(30, PICKUP))
+    assert free.any() and (world.aboard == ~free).all()
+    for _ in range(3):
+        world.step(np.where(world.task == PICK, expert_way(world), PICKUP))
+    assert world.aboard.all()
+    away = world.position != world.destination
+    world.step(np.full(30, DROPOFF))
+    assert away.any() and world.aboard[away].all()
+
+
+def expert_way(world: TaxiWorld) -> np.ndarray:
+    """Back to the passenger, then pick up."""
+    return expert(world) if (world.position == world.passenger).all() else np.where(world.position == world.passenger, PICKUP, 1)
+
+
 def test_who_fails_within_the_limit_starts_the_possible_sub_task_afresh() -> None:
     world = TaxiWorld(4, seed=1008)
     status = [world.step(np.full(4, DROPOFF)).status for _ in range(LIMITS[FIND])]
