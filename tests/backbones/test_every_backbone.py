@@ -15,9 +15,9 @@ from clbench.agents.backbones.associative_memory import AssociativeMemoryTransfo
 from clbench.agents.backbones.backbone import Backbone, State
 from clbench.agents.backbones.gated_deltanet import GatedDeltaNet
 from clbench.agents.backbones.infinity_former import InfinityFormer
+from clbench.agents.backbones.lstm import LSTM
 from clbench.agents.backbones.memorizing_transformer import MemorizingTransformer
 from clbench.agents.backbones.memory_transformer import MemoryTransformer
-from clbench.agents.backbones.lstm import LSTM
 from clbench.agents.backbones.mlp import MLP
 from clbench.agents.backbones.recurrent_memory import RecurrentMemoryTransformer
 from clbench.agents.backbones.shared_episodic_memory import SharedEpisodicMemory
