@@ -159,9 +159,7 @@ class Dictionary:
         answer = record[row, asked].reshape(rows, -1)
         scored = np.zeros(answer.shape, dtype=bool)
         scored[:, 2 * self.half :: 2 * self.half + 1] = True
-        size = np.ones(rows, dtype=np.int64)
-        whole = np.ones(rows, dtype=bool)
-        return Draft(record.reshape(rows, -1), size * self.prompt_size, answer, size * self.answer_size, scored, whole)
+        return Draft.whole(record.reshape(rows, -1), answer, scored)
 
     def shortcuts(self, draft: Draft) -> Mapping[str, Float]:
         """A record with the same `first half`, with the same `second half`, or the `commonest` value."""
@@ -248,8 +246,7 @@ def asking(prompt: Integer, asked: Integer, right: Integer) -> Draft:
     answer = alternating(asked, right)
     scored = np.zeros(answer.shape, dtype=bool)
     scored[:, 1::2] = True
-    size = np.ones(len(prompt), dtype=np.int64)
-    return Draft(prompt, size * prompt.shape[1], answer, size * answer.shape[1], scored, np.ones(len(prompt), dtype=bool))
+    return Draft.whole(prompt, answer, scored)
 
 
 def on_scored(draft: Draft, chance: Float | Bool) -> Float:

@@ -24,11 +24,12 @@ import numpy as np
 
 from clbench.errors import UserError
 
-from .generation import Bool, Draft, Draws, Float, Integer, drafts
+from .distance import IN_FRONT
+from .generation import Bool, Draft, Draws, Float, Integer
+from .task import best_shortcut
 from .vocabulary import KEY, QUERY, SEP, SYMBOLS, WORDS
 
-_FLOOR_TOKENS, _FLOOR_SEED = 1 << 17, 2**31  # no evaluation seed of a stream
-_IN_FRONT = 2  # tokens before the prompt: the learner's own first token and <bos>
+_FLOOR_TOKENS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,13 @@ class Dictionary:
 
     @property
     def prompt_size(self) -> int:
-        return 3 * self.definitions if self.local else self.segments * self.segment - _IN_FRONT
+        return 3 * self.definitions if self.local else self.segments * self.segment - IN_FRONT
 
     @property
     def answer_size(self) -> int:
         if not self.local:
             return 3 * self.questions
-        return (self.segments + 1) * self.segment - _IN_FRONT - self.prompt_size - 2  # <ans> and <eos>
+        return (self.segments + 1) * self.segment - IN_FRONT - self.prompt_size - 2  # <ans> and <eos>
 
     @property
     def longest_pair(self) -> int:
@@ -80,15 +81,13 @@ class Dictionary:
         value = SYMBOLS.start + draws.integers("values", self.values, self.defined)
         text, scored = self._recall(draws, key, value) if self.local else self._lookup(draws, key, value)
         prompt, answer = text[:, : self.prompt_size], text[:, self.prompt_size :]
-        full = np.ones(len(text), dtype=np.int64)
-        mask = np.broadcast_to(scored[self.prompt_size :], answer.shape).copy()
-        return Draft(prompt, full * prompt.shape[1], answer, full * answer.shape[1], mask, full > 0)
+        return Draft.whole(prompt, answer, np.broadcast_to(scored[self.prompt_size :], answer.shape).copy())
 
     def _lookup(self, draws: Draws, key: Integer, value: Integer) -> tuple[Integer, Bool]:
         text = np.full((len(key), self.prompt_size + self.answer_size), SEP)
         for s in range(self.segments):
             own = slice(s * self.definitions, (s + 1) * self.definitions)
-            _write(text, s * self.segment + 4 - _IN_FRONT, KEY, key[:, own], value[:, own])
+            _write(text, s * self.segment + 4 - IN_FRONT, KEY, key[:, own], value[:, own])
         asked = draws.integers("asked", self.defined, self.questions)
         places = _write(text, self.prompt_size, QUERY, _taken(key, asked), _taken(value, asked))
         scored = np.zeros(text.shape[1], dtype=bool)
@@ -102,7 +101,7 @@ class Dictionary:
         near = draws.uniform("near", (last + 1) * self.questions) < self.local
         for s in range(last + 1):
             # in the first segment <ans> stands behind the definitions, and the two tokens in front of it take the filling's place
-            begin = 0 if s == 0 else s * self.segment - _IN_FRONT - 1 + 3
+            begin = 0 if s == 0 else s * self.segment - IN_FRONT - 1 + 3
             own = slice(s * n, (s + 1) * n)
             _write(text, begin, KEY, key[:, own], value[:, own])
             inside = s * n + draws.integers(f"inside {s}", n, self.questions)
@@ -151,5 +150,4 @@ def generator(segments: int, *, local: float, far: bool, definitions: int, quest
 def floor(generator: Dictionary) -> float:
     """The level of the best shortcut on fixed examples: guessing, or the document's commonest value."""
     rows = min(512, max(32, _FLOOR_TOKENS // generator.longest_pair))
-    draft = drafts(generator, "test", _FLOOR_SEED, np.arange(rows))
-    return max(float(generator.shortcuts(draft)["shown"][draft.scored].mean()), 1 / len(generator.legal))
+    return max(best_shortcut(generator, rows), 1 / len(generator.legal))

@@ -24,12 +24,13 @@ import numpy as np
 
 from clbench.errors import UserError
 
-from .generation import Bool, Draft, Draws, Float, Integer, drafts
+from .generation import Draft, Draws, Float, Integer
+from .task import best_shortcut
 from .vocabulary import SYMBOLS, vocabulary
 
 _FACT = "<fact>"
-_FLOOR_TOKENS, _FLOOR_SEED = 1 << 17, 2**31  # no evaluation seed of a stream
-_IN_FRONT = 2  # tokens before the prompt: the learner's own first token and <bos>
+_FLOOR_TOKENS = 1 << 17
+IN_FRONT = 2  # tokens before the prompt: the learner's own first token and <bos>
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ class Recollection:
     @property
     def least_segment(self) -> int:
         """Tokens that the first segment needs."""
-        return _IN_FRONT + 1 + self.length
+        return IN_FRONT + 1 + self.length
 
     @property
     def prompt_size(self) -> int:
-        return (self.gap + 1) * self.segment - _IN_FRONT
+        return (self.gap + 1) * self.segment - IN_FRONT
 
     @property
     def answer_size(self) -> int:
@@ -72,7 +73,7 @@ class Recollection:
         answer = SYMBOLS.start + draws.integers("fact", self.symbols, self.length)  # (R, A)
         fact = np.concatenate([np.full((len(draws), 1), vocabulary().id(_FACT)), answer], axis=1)
         put_at_segment(prompt, fact, segments(draws, "segment", self.gap + 1 if self.anywhere else 1), self.segment)
-        return whole(prompt, answer, np.ones(answer.shape, dtype=bool))
+        return Draft.whole(prompt, answer, np.ones(answer.shape, dtype=bool))
 
     def shortcuts(self, draft: Draft) -> Mapping[str, Float]:
         """`noise`: the commonest symbol of the prompt."""
@@ -95,11 +96,11 @@ class Reasoning:
     @property
     def least_segment(self) -> int:
         """Tokens that the first segment needs."""
-        return _IN_FRONT + 2 * 4
+        return IN_FRONT + 2 * 4
 
     @property
     def prompt_size(self) -> int:
-        return (self.gap + 1) * self.segment - _IN_FRONT
+        return (self.gap + 1) * self.segment - IN_FRONT
 
     @property
     def answer_size(self) -> int:
@@ -128,7 +129,7 @@ class Reasoning:
         opposite = directions[np.take_along_axis(direction, asked, axis=1)[:, 0] ^ 1]
         subject = np.take_along_axis(place[:, 1:], asked, axis=1)[:, 0]
         answer = np.stack([place[:, 0], opposite, subject], axis=1)
-        return whole(prompt, answer, np.broadcast_to([False, False, True], answer.shape).copy())
+        return Draft.whole(prompt, answer, np.broadcast_to([False, False, True], answer.shape).copy())
 
     def shortcuts(self, draft: Draft) -> Mapping[str, Float]:
         """`either`: one of the two places that the facts put beside the one asked about."""
@@ -145,15 +146,8 @@ def segments(draws: Draws, purpose: str, count: int) -> Integer:
 
 def put_at_segment(prompt: Integer, fact: Integer, segment: Integer, length: int, behind: Integer | int = 0) -> None:
     """Overwrite `prompt` (R, P) by `fact` (R, F) at the first free place of `segment` (R, 1), or `behind` (R,) tokens after it."""
-    first = np.maximum(segment * length - _IN_FRONT, 0) + np.reshape(behind, (-1, 1))  # (R, 1)
+    first = np.maximum(segment * length - IN_FRONT, 0) + np.reshape(behind, (-1, 1))  # (R, 1)
     np.put_along_axis(prompt, first + np.arange(fact.shape[1]), fact, axis=1)
-
-
-def whole(prompt: Integer, answer: Integer, scored: Bool) -> Draft:
-    """Examples of one length."""
-    rows = len(prompt)
-    full = np.ones(rows, dtype=np.int64)
-    return Draft(prompt, full * prompt.shape[1], answer, full * answer.shape[1], scored, np.ones(rows, dtype=bool))
 
 
 def _ids(*names: str) -> Integer:
@@ -176,6 +170,4 @@ def generator(question: str, gap: int, segment: int) -> Recollection | Reasoning
 def floor(generator: Recollection | Reasoning) -> float:
     """The level of the best shortcut on fixed examples: guessing, or the task's own; symbols are uniform, no count of answers helps."""
     rows = min(512, max(32, _FLOOR_TOKENS // generator.prompt_size))
-    draft = drafts(generator, "test", _FLOOR_SEED, np.arange(rows))
-    (level,) = (float(level[draft.scored].mean()) for level in generator.shortcuts(draft).values())
-    return max(level, 1 / len(generator.legal))
+    return max(best_shortcut(generator, rows), 1 / len(generator.legal))

@@ -96,6 +96,12 @@ class Draft:
     scored: Bool  # (R, A)
     valid: Bool  # (R,)
 
+    @staticmethod
+    def whole(prompt: Integer, answer: Integer, scored: Bool) -> Draft:
+        """Examples of one length, all of them valid."""
+        full = np.ones(len(prompt), dtype=np.int64)
+        return Draft(prompt, full * prompt.shape[1], answer, full * answer.shape[1], scored, np.ones(len(prompt), dtype=bool))
+
     def rows(self, rows: Integer) -> Draft:
         """The examples `rows`, in that order."""
         prompt, answer = self.prompt[rows], self.answer[rows]

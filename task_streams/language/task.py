@@ -152,6 +152,12 @@ class TextTask:
         return {name: float(((level * test.scored).sum(axis=1) / scored).mean()) for name, level in levels.items()}
 
 
+def best_shortcut(generator: Generator, rows: int) -> float:
+    """The accuracy of the best of the generator's own shortcuts on `rows` fixed test examples."""
+    draft = generation.drafts(generator, "test", _FLOOR_SEED, np.arange(rows))
+    return max(float(level[draft.scored].mean()) for level in generator.shortcuts(draft).values())
+
+
 def commonest(context: Integer, draft: Draft, asked: Integer) -> Integer:
     """The scored answer most often seen in each context `asked` (n, A), from contexts (R, A) of `draft`; the overall one where unseen."""
     size = vocabulary().size
