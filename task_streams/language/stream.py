@@ -5,7 +5,8 @@ Sources: spec language.md 3.2 (algorithms), 5.3 (drift) and 5.4 (distance), memo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from clbench.errors import UserError, unknown_name
 from clbench.stream import FewShot, Phase, TaskStream, variant
@@ -13,7 +14,7 @@ from clbench.stream import FewShot, Phase, TaskStream, variant
 from . import dictionary, distance, drift, overwrite
 from .algorithmic import EXAMPLES, HELD_OUT, STREAM, TEST_EXAMPLES
 from .algorithmic import tasks as make_tasks
-from .task import TextTask
+from .task import Generator, TextTask
 from .vocabulary import vocabulary
 
 
@@ -101,23 +102,25 @@ def distance_stream(
             f"stream '{name}': trained and probed must be gaps >= 0, at least one trained, got {list(trained)} and {list(probed)}"
         )
     granted = _granted(name, units, len(trained))
-    _check_test_examples(name, test_examples)
     gaps = [*trained, *(gap for gap in probed if gap not in trained)]
-    scored_on = "validation" if validation else "test"
     made = [distance.generator(question, gap, segment) for gap in gaps]
-    stream = TaskStream(
+    return _without_cues(
+        made,
+        distance.floor,
         name=f"{name}-mixed" if mixed else name,
         version=version,
         budget=budget,
-        tasks=tuple(TextTask(g, cue=None, test_examples=test_examples, floor=distance.floor(g), scored_on=scored_on) for g in made),
         phases=tuple(Phase(tuple(range(column + 1)) if mixed else (column,), count, points) for column, count in enumerate(granted)),
         boundaries=boundaries,
         window=window,
         kind="distance",
-        options={"question": question, "segment": segment, "vocabulary": vocabulary().hash, "test_examples": test_examples},
+        options={"question": question, "segment": segment},
         description=f"{question}: a fact, noise, and a question {min(gaps)} to {max(gaps)} segments later",
+        test_examples=test_examples,
+        joint=joint,
+        only=only,
+        validation=validation,
     )
-    return variant(stream, joint=joint, only=only, validation=validation)
 
 
 def dictionary_stream(
@@ -148,30 +151,26 @@ def dictionary_stream(
     if not trained:
         raise UserError(f"stream '{name}': expected at least one number of segments in trained, got none")
     granted = _granted(name, units, len(trained))
-    _check_test_examples(name, test_examples)
     asked = [(count, False) for count in trained]
     asked += [(count, local > 0) for count in probed if local > 0 or count not in trained]
     made = [dictionary.generator(count, local=local, far=far, definitions=definitions, questions=questions) for count, far in asked]
-    scored_on = "validation" if validation else "test"
-    stream = TaskStream(
+    return _without_cues(
+        made,
+        dictionary.floor,
         name=name,
         version=version,
         budget=budget,
-        tasks=tuple(TextTask(g, cue=None, test_examples=test_examples, floor=dictionary.floor(g), scored_on=scored_on) for g in made),
         phases=tuple(Phase((column,), count, points) for column, count in enumerate(granted)),
         boundaries=boundaries,
         window=window,
         kind="dictionary",
-        options={
-            "local": local,
-            "definitions": definitions,
-            "questions": questions,
-            "vocabulary": vocabulary().hash,
-            "test_examples": test_examples,
-        },
+        options={"local": local, "definitions": definitions, "questions": questions},
         description=f"definitions and questions about them up to {max(count for count, _ in asked)} segments later",
+        test_examples=test_examples,
+        joint=joint,
+        only=only,
+        validation=validation,
     )
-    return variant(stream, joint=joint, only=only, validation=validation)
 
 
 def overwrite_stream(
@@ -195,22 +194,24 @@ def overwrite_stream(
 
     Two further columns, never trained, ask only for the keys bound twice and only for those bound once.
     """
-    _check_test_examples(name, test_examples)
-    scored_on = "validation" if validation else "test"
     made = [overwrite.generator(task, keys, again, values) for task in overwrite.ASKED]
-    stream = TaskStream(
+    return _without_cues(
+        made,
+        overwrite.floor,
         name=name,
         version=version,
         budget=budget,
-        tasks=tuple(TextTask(g, cue=None, test_examples=test_examples, floor=overwrite.floor(g), scored_on=scored_on) for g in made),
         phases=(Phase((0,), units, points),),
         boundaries=boundaries,
         window=window,
         kind="overwrite",
-        options={"keys": keys, "again": again, "values": values, "vocabulary": vocabulary().hash, "test_examples": test_examples},
+        options={"keys": keys, "again": again, "values": values},
         description=f"{keys} keys are bound, {again} of them anew, and all are asked",
+        test_examples=test_examples,
+        joint=joint,
+        only=only,
+        validation=validation,
     )
-    return variant(stream, joint=joint, only=only, validation=validation)
 
 
 def drift_stream(
@@ -237,23 +238,46 @@ def drift_stream(
     if not trained:
         raise UserError(f"stream '{name}': expected at least one length in trained, got none")
     granted = _granted(name, units, len(trained))
-    _check_test_examples(name, test_examples)
     lengths = [*trained, *(length for length in probed if length not in trained)]
     made = [drift.generator(length, symbols) for length in lengths]
-    scored_on = "validation" if validation else "test"
-    stream = TaskStream(
+    return _without_cues(
+        made,
+        drift.floor,
         name=name,
         version=version,
         budget=budget,
-        tasks=tuple(TextTask(g, cue=None, test_examples=test_examples, floor=drift.floor(g), scored_on=scored_on) for g in made),
         phases=tuple(Phase((column,), count, points) for column, count in enumerate(granted)),
         boundaries=boundaries,
         window=window,
         kind="drift",
-        options={"symbols": symbols, "vocabulary": vocabulary().hash, "test_examples": test_examples},
+        options={"symbols": symbols},
         description=f"{symbols} symbols by decreasing frequency in {min(lengths)} to {max(lengths)} tokens that drift",
+        test_examples=test_examples,
+        joint=joint,
+        only=only,
+        validation=validation,
     )
-    return variant(stream, joint=joint, only=only, validation=validation)
+
+
+def _without_cues(
+    made: Sequence[Generator],
+    floor: Callable[[Any], float],
+    *,
+    name: str,
+    options: Mapping[str, Any],
+    test_examples: int,
+    joint: bool,
+    only: int | None,
+    validation: bool,
+    **fields: Any,
+) -> TaskStream:
+    """A stream whose tasks no op-code announces, one for each of the generators `made`, scored above `floor`; `fields` are TaskStream's."""
+    if test_examples < 1:
+        raise UserError(f"stream '{name}': test_examples must be > 0, got {test_examples}")
+    scored_on = "validation" if validation else "test"
+    tasks = tuple(TextTask(g, cue=None, test_examples=test_examples, floor=floor(g), scored_on=scored_on) for g in made)
+    fixed = {**options, "vocabulary": vocabulary().hash, "test_examples": test_examples}
+    return variant(TaskStream(name=name, tasks=tasks, options=fixed, **fields), joint=joint, only=only, validation=validation)
 
 
 def _granted(name: str, units: Sequence[int], phases: int) -> list[int]:
@@ -261,8 +285,3 @@ def _granted(name: str, units: Sequence[int], phases: int) -> list[int]:
     if len(granted) != phases:
         raise UserError(f"stream '{name}': expected units for {phases} phases, got {len(granted)}")
     return granted
-
-
-def _check_test_examples(name: str, count: int) -> None:
-    if count < 1:
-        raise UserError(f"stream '{name}': test_examples must be > 0, got {count}")
