@@ -48,9 +48,7 @@ INTEGRATIONS = ("gate", "concat")
 DISTANCES = ("bias", "rotary")
 POSITIONS = ("local", "none", "first")
 
-
 BUCKETS, EXACT, FARTHEST = 32, 16, 128  # of a bias: one for each distance below EXACT, then geometrically wider up to FARTHEST
-
 PREFERENCE = 6.0  # of a head for one distance when it begins: 400 times what it gives another one
 
 
@@ -66,13 +64,19 @@ class _Place(NamedTuple):
 
     start: int | None  # the first one's place, where all streams agree
     slots: Tensor  # (T,), or (B, T) with L for a token that is not there
-    mask: Tensor | None  # (T, S) or (B, 1, T, L), what each may see of the segment; None: all up to itself
-    bucket: Tensor  # (T, S) or (B, T, L), of the distance between them
-    turn: Tensor  # (L + 1, D/2H, 2) at every slot
+    bucket: Tensor  # (T, S) or (B, T, L), of the distance to each token of the segment; -1: not to be seen
+    turn: Tensor | None  # (L + 1, D/2H, 2) at every slot; None: no layer turns rows
 
-    def turned(self, new: Tensor) -> Tensor:
-        """New rows (B, H, T, D/H) at their slots."""
-        return rotate(new, self.turn[self.slots] if self.start is not None else self.turn[self.slots][:, None])
+    @property
+    def visible(self) -> Tensor:
+        """What each may see of the segment: (T, S) or (B, 1, T, L)."""
+        return self.bucket >= 0 if self.start is not None else (self.bucket >= 0)[:, None]
+
+    def turned(self, q: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (B, H, T, D/H) at their slots, and keys (B, H, S, D/H) of the segment so far."""
+        assert self.turn is not None
+        at = self.turn[self.slots]
+        return rotate(q, at if self.start is not None else at[:, None]), rotate(keys, self.turn[: keys.shape[2]])
 
     def seen(self, kept: Tensor, new: Tensor, length: int) -> Tensor:
         """Rows (B, H, S, D/H) of the segment so far: kept (B, H, L-1, D/H) and new (B, H, T, D/H)."""
@@ -85,6 +89,7 @@ class MemorizingTransformer(Backbone):
     """State: open.keys.n and open.values.n (B, H, L-1, D/H); seg_pos (B,) of L; and for a memory layer n memory.n.* of `stores.ring`."""
 
     reads_context = True
+    buckets: Tensor
 
     def __init__(
         self,
@@ -133,6 +138,8 @@ class MemorizingTransformer(Backbone):
         self.biases = nn.ParameterDict({str(n): nn.Parameter(first_bias(heads)) for n in placed if distances == "bias"})
         gated = self.memory_layers if integration == "gate" else ()
         self.gates = nn.ParameterDict({str(n): nn.Parameter(torch.zeros(heads, 1, 1)) for n in gated})  # b
+        slot = torch.arange(segment_length + 1)  # the last one is that of tokens that are not there
+        self.register_buffer("buckets", bucket(slot[:, None] - slot[:-1]), persistent=False)  # (L + 1, L)
         self.store = RingStore()
         self.input_size, self.output_size, self.heads = input_size, width, heads
         self.segment_length, self.memory_size, self.topk = segment_length, memory_size, topk or None
@@ -183,9 +190,9 @@ class MemorizingTransformer(Backbone):
             if not piece.kept:
                 continue
             if ends and n in self.memory_layers:
-                written = {kind: rows if self.differentiable else rows.detach() for kind, rows in (("k", keys), ("v", values))}
+                written = (keys, values) if self.differentiable else (keys.detach(), values.detach())
                 valid = None if piece.clock is not None else closes[:, None].expand(-1, L)
-                memory = self.store.append(self._memory(state, n), written["k"], written["v"], valid)
+                memory = self.store.append(self._memory(state, n), *written, valid)
                 after |= {f"memory.{n}.{name}": leaf for name, leaf in memory.items()}
             after |= {f"open.{kind}.{n}": self._open(rows, closes) for kind, rows in (("keys", keys), ("values", values))}
         if ends and piece.kept:
@@ -199,15 +206,15 @@ class MemorizingTransformer(Backbone):
     def _place(self, piece: Piece, seg_pos: Tensor) -> _Place:
         L, T, device = self.segment_length, piece.x.shape[1], piece.x.device
         token = torch.arange(T, device=device)
-        turn = rotary(torch.arange(L + 1, device=device, dtype=torch.promote_types(piece.x.dtype, torch.float32)), self._width)
+        turn = None
+        if self.turning:
+            turn = rotary(torch.arange(L + 1, device=device, dtype=torch.promote_types(piece.x.dtype, torch.float32)), self._width)
         if piece.clock is not None:
-            slots = piece.clock + token
-            distance = slots[:, None] - torch.arange(piece.clock + T, device=device)
-            return _Place(piece.clock, slots, None if piece.clock == 0 else distance >= 0, bucket(distance), turn)
+            end = piece.clock + T
+            return _Place(piece.clock, piece.clock + token, self.buckets[piece.clock : end, :end], turn)
         assert piece.length is not None
         slots = torch.where(token < piece.length[:, None], seg_pos[:, None].long() + token, L)  # (B, T)
-        distance = slots[..., None] - torch.arange(L, device=device)
-        return _Place(None, slots, (distance >= 0)[:, None], bucket(distance), turn)
+        return _Place(None, slots, self.buckets[slots], turn)
 
     def _project(self, n: int, block: Block, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries that carry the scale of their scores, keys and values, each (B, H, T, D/H), not yet turned."""
@@ -221,7 +228,7 @@ class MemorizingTransformer(Backbone):
         q, keys, values = rows
         asked = q
         if n in self.turning:
-            q, keys = place.turned(q), rotate(keys, place.turn[: keys.shape[2]])
+            q, keys = place.turned(q, keys)
         mask = self._mask(n, place)
         local = partial(scaled_dot_product_attention, q, keys, values, attn_mask=mask, is_causal=mask is None, scale=1.0)
         if not memory:
@@ -230,15 +237,16 @@ class MemorizingTransformer(Backbone):
         call.notes.append({"memory_reads": attended.diagnostics["reads"].sum()})
         if str(n) in self.gates:
             return gate(self.gates[str(n)].sigmoid(), local(), attended.output, attended.lse)
-        mask = torch.ones(q.shape[2], keys.shape[2], dtype=torch.bool, device=q.device).tril() if mask is None else mask
-        return concat(*streaming.attend_masked(q, keys, values, mask, 1.0), attended.output, attended.lse)[0]
+        return concat(
+            *streaming.attend_masked(q, keys, values, place.visible if mask is None else mask, 1.0), attended.output, attended.lse
+        )[0]
 
     def _mask(self, n: int, place: _Place) -> Tensor | None:
         """What is added to local scores, -inf where nothing may be seen, or a mask of what may; None: all up to itself."""
         if str(n) not in self.biases:
-            return place.mask
+            return None if place.start == 0 else place.visible
         bias = self.biases[str(n)][:, place.bucket].movedim(0, -3)  # (H, T, S) or (B, H, T, L)
-        return bias.masked_fill(place.bucket < 0 if place.mask is None else ~place.mask, -torch.inf)
+        return bias.masked_fill(~place.visible, -torch.inf)
 
     def _recall(self, memory: State, q: Tensor, call: _Call) -> Attended:
         """What q (B, H, T, D/H) reads from its own memory, or from those of the rows context (B, d) as if they were one."""
@@ -247,14 +255,10 @@ class MemorizingTransformer(Backbone):
         B, d = call.context.shape
         apart = self.store.attend(states.select(memory, call.context.flatten()), q.repeat_interleave(d, dim=0))
         output, lse = apart.output.unflatten(0, (B, d)), apart.lse.unflatten(0, (B, d))  # (B, d, H, T, D/H), (B, d, H, T)
-        top = lse.detach().amax(1, keepdim=True)
-        parts = (lse - top.masked_fill(top.isneginf(), 0)).exp()
-        total = parts.sum(1, keepdim=True)
-        share = parts / total.masked_fill(total == 0, 1)
-        call.notes.append({"positive_share": share[:, 0].detach().mean()})  # r_d, FoT's measure of distraction
-        together = torch.where(total == 0, -torch.inf, total.log() + top)[:, 0]
+        share, together = streaming.softmax(lse.movedim(1, -1))  # (B, H, T, d), (B, H, T)
+        call.notes.append({"positive_share": share[..., 0].detach().mean()})  # r_d, FoT's measure of distraction
         reads = apart.diagnostics["reads"].unflatten(0, (B, d)).sum(1)
-        return Attended((share[..., None] * output).sum(1), together, {"reads": reads})
+        return Attended((share.movedim(-1, 1)[..., None] * output).sum(1), together, {"reads": reads})
 
     def _memory(self, state: State, n: int, used: int | None = None) -> State:
         """The memory of layer n, or its first `used` slots; {} where nothing can be read."""

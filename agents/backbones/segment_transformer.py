@@ -63,6 +63,7 @@ class Block(nn.Module):
         return h + self.dropout(self.feedforward(self.feedforward_norm(h)))
 
     def before(self, h: Tensor) -> Tensor:
+        """Rows h as the maps of attention see them."""
         return h if self.post_norm else self.attention_norm(h)
 
 

@@ -57,7 +57,7 @@ def attend_selected(state: State, q: Tensor, selected: Tensor, scale: float) -> 
     )
     there = (selected >= 0) & (selected < state["fill"].to(q.device)[:, None, None, None])
     scores = _wide(torch.einsum("bhtd,bhtkd->bhtk", q, keys.to(q.dtype)) * scale).masked_fill(~there, -torch.inf)
-    weights, lse = _softmax(scores)
+    weights, lse = softmax(scores)
     output = torch.einsum("bhtk,bhtkd->bhtd", weights.to(q.dtype), values.to(q.dtype))
     return Attended(output, lse, {"reads": there.sum((1, 3)), "selected": selected, "weights": weights.detach()})
 
@@ -164,11 +164,11 @@ def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -
     """
     scores = _wide(q @ k.to(q.dtype).transpose(2, 3) * scale)  # (B, H, T, C)
     scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    weights, lse = _softmax(scores)
+    weights, lse = softmax(scores)
     return weights.to(q.dtype) @ v.to(q.dtype), lse
 
 
-def _softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
+def softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Softmax over the last dimension and its log-sum-exp; a row of nothing but -inf has weights 0 and lse -inf."""
     top = scores.detach().amax(-1, keepdim=True)
     top = top.masked_fill(top.isneginf(), 0)
