@@ -96,6 +96,19 @@ def seeded_global_generators(seed: int) -> Generator[None]:
         restore_global_generators(before)
 
 
+@contextmanager
+def torch_threads(count: int) -> Generator[None]:
+    """Within it torch computes with `count` threads; afterwards with as many as before."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def read_number(agent: Any, name: str) -> int | None:
     """An optional count that an agent reports about itself; None where it does not say."""
     value = getattr(agent, name, None)

@@ -256,7 +256,7 @@ def execute(
 def _in_memory(request: Request) -> Run:
     sink = MemorySink()
     log = EventLog(sink)
-    with _prepared(request), guards.seeded_global_generators(seeding.integer(request.seed, "agent")):
+    with guards.torch_threads(request.threads), guards.seeded_global_generators(seeding.integer(request.seed, "agent")):
         session = Session(request.agent.build, request.stream, request.seed, log, run_key=request.run_key)
         session.run()
     events = parse_events("".join(line + "\n" for line in sink.lines).encode(), "memory")
@@ -268,7 +268,7 @@ def _on_disk(request: Request, folder: RunFolder, results_dir: Path) -> Run:
     log = folder.log(attempt)
     folder.write(f"attempts/{attempt}.json", _json(provenance()))
     stop = _StopFlag()
-    with _prepared(request), stop.installed(), guards.seeded_global_generators(seeding.integer(request.seed, "agent")):
+    with guards.torch_threads(request.threads), stop.installed(), guards.seeded_global_generators(seeding.integer(request.seed, "agent")):
         try:
             session = Session(request.agent.build, request.stream, request.seed, log, run_key=request.run_key, should_stop=stop.is_set)
             state, name = folder.load_checkpoint()
@@ -304,19 +304,6 @@ def _json(value: Any) -> str:
     import json
 
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
-
-
-@contextmanager
-def _prepared(request: Request) -> Generator[None]:
-    """Threads as asked for, put back afterwards."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _StopFlag:

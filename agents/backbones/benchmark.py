@@ -1,6 +1,6 @@
 """What the memory of an encoder is good for: the forms of the memory transformer against none, on sequences and on a statistic of them.
 
-    python -m clbench.agents.backbones.benchmark          # or: clbench benchmark memory-encoder
+    clbench benchmark memory-encoder
 
 After Burtsev et al. 2020, arXiv:2006.11527: memory beside the sequence does not hurt translation (24.65 BLEU without, 25.07 with 10 rows,
 25.58 with 20), while a bottleneck, through which all must pass, collapses (11.20); second-hand, memory.md, 5.2. Here, not translation
@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
+
+from clbench.guards import torch_threads
 
 from .memory_transformer import FormName, MemoryEncoder
 
@@ -161,12 +162,8 @@ class MemoryEncoders:
 
 def memory_encoder(seeds: Sequence[int] = SEEDS, *, steps: int = STEPS) -> MemoryEncoders:
     """Accuracies of all forms in all tasks, with one thread; two minutes a seed."""
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with torch_threads(1):
         found = {(task, arm): tuple(_accuracy(task, arm, seed, steps) for seed in seeds) for task in TASKS for arm in ARMS}
-    finally:
-        torch.set_num_threads(threads)
     return MemoryEncoders(tuple(Row(task, arm, each, found[task, "baseline"]) for (task, arm), each in found.items()), steps)
 
 
@@ -201,14 +198,3 @@ def _accuracy(task: str, arm: str, seed: int, steps: int) -> float:
         questions = (ask(generator) for _ in range(_EVALUATED))
         right = [(model(tokens)[:, -LENGTH:].argmax(-1) == answers).double().mean().item() for tokens, answers in questions]
     return statistics.mean(right)
-
-
-def main() -> None:
-    """Train, measure and show."""
-    result = memory_encoder()
-    Console().print(result.table())
-    raise SystemExit(0 if result.fulfilled else 1)
-
-
-if __name__ == "__main__":
-    main()

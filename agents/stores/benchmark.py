@@ -21,6 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from clbench.guards import torch_threads
+
 from .choice import choose
 from .faiss_store import FaissStore
 from .ring import RingStore
@@ -103,14 +105,13 @@ def memory_stores(sizes: Sequence[int] = SIZES, *, repetitions: int = 3, threads
     import faiss
 
     room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if memory_bytes is None else memory_bytes
-    before = torch.get_num_threads(), faiss.omp_get_max_threads()
-    try:
-        torch.set_num_threads(threads)
-        faiss.omp_set_num_threads(threads)
-        return MemoryStores(tuple(_row(size, repetitions, room) for size in sizes), threads)
-    finally:
-        torch.set_num_threads(before[0])
-        faiss.omp_set_num_threads(before[1])
+    before = faiss.omp_get_max_threads()
+    with torch_threads(threads):
+        try:
+            faiss.omp_set_num_threads(threads)
+            return MemoryStores(tuple(_row(size, repetitions, room) for size in sizes), threads)
+        finally:
+            faiss.omp_set_num_threads(before)
 
 
 def _row(size: int, repetitions: int, room: int) -> Row:

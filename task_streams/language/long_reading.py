@@ -21,6 +21,7 @@ import numpy as np
 from rich.table import Table
 
 import clbench
+from clbench.guards import torch_threads
 from clbench.interfaces import Predictor
 
 from .distance import Recollection
@@ -132,7 +133,7 @@ def long_reading(
     agent = clbench.run("rmt", stream, seed=seed, options=_OPTIONS).agent
     assert agent is not None
     policy: Any = agent.policy(stream.info(0))
-    with _one_thread():
+    with torch_threads(1):  # a network this small is slower on two
         accuracy(policy, _WINDOW * 2)  # memory that the first call takes once is no length's own
         return Readings(tuple(_measured(policy, tokens, seed) for tokens in lengths), max(trained) + 1)
 
@@ -143,19 +144,6 @@ def _measured(policy: Predictor, tokens: int, seed: int) -> Reading:
     right = accuracy(policy, tokens, seed=seed)
     seconds = time.perf_counter() - began
     return Reading(tokens, right, _peak_megabytes(), tokens * _LANES / seconds)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """A network this small is slower on two."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _forget_peak() -> None:
