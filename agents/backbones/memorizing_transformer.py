@@ -37,6 +37,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from clbench.errors import UserError, unknown_name
 
 from ..stores import streaming
+from ..stores.account import reads
 from ..stores.ring import RingStore
 from ..stores.store import Attended, concat, gate
 from . import state as states
@@ -66,6 +67,11 @@ class _Place(NamedTuple):
     slots: Tensor  # (T,), or (B, T) with L for a token that is not there
     bucket: Tensor  # (T, S) or (B, T, L), of the distance to each token of the segment; -1: not to be seen
     turn: Tensor | None  # (L + 1, D/2H, 2) at every slot; None: no layer turns rows
+
+    @property
+    def there(self) -> Tensor | None:
+        """Which tokens are there (B, T); None: all."""
+        return None if self.start is not None else self.slots < self.bucket.shape[-1]
 
     @property
     def visible(self) -> Tensor:
@@ -234,7 +240,7 @@ class MemorizingTransformer(Backbone):
         if not memory:
             return local()
         attended = self._recall(memory, q if self.positions == "first" else asked, call)
-        call.notes.append({"memory_reads": attended.diagnostics["reads"].sum()})
+        call.notes.append({"memory_reads": reads(attended, place.there)})
         if str(n) in self.gates:
             return gate(self.gates[str(n)].sigmoid(), local(), attended.output, attended.lse)
         return concat(
@@ -257,8 +263,8 @@ class MemorizingTransformer(Backbone):
         output, lse = apart.output.unflatten(0, (B, d)), apart.lse.unflatten(0, (B, d))  # (B, d, H, T, D/H), (B, d, H, T)
         share, together = streaming.softmax(lse.movedim(1, -1))  # (B, H, T, d), (B, H, T)
         call.notes.append({"positive_share": share[..., 0].detach().mean()})  # r_d, FoT's measure of distraction
-        reads = apart.diagnostics["reads"].unflatten(0, (B, d)).sum(1)
-        return Attended((share.movedim(-1, 1)[..., None] * output).sum(1), together, {"reads": reads})
+        of_all = apart.diagnostics["reads"].unflatten(0, (B, d)).sum(1)
+        return Attended((share.movedim(-1, 1)[..., None] * output).sum(1), together, {"reads": of_all})
 
     def _memory(self, state: State, n: int, used: int | None = None) -> State:
         """The memory of layer n, or its first `used` slots; {} where nothing can be read."""

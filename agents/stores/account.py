@@ -26,10 +26,15 @@ def account(state: State, written: Tensor, attended: Attended, valid: Tensor | N
 
     An entry that is read by two heads or by two tokens is read twice; one that is written holds the keys of all heads and counts once.
     """
-    reads = attended.diagnostics["reads"]  # (B, T)
-    reads = reads if valid is None else reads.masked_fill(~valid, 0)
-    size = torch.tensor(states.bytes(state), device=reads.device)
-    return {"memory_bytes": size, "memory_writes": written.sum(), "memory_reads": reads.sum()}
+    read = reads(attended, valid)
+    size = torch.tensor(states.bytes(state), device=read.device)
+    return {"memory_bytes": size, "memory_writes": written.sum(), "memory_reads": read}
+
+
+def reads(attended: Attended, valid: Tensor | None = None) -> Tensor:
+    """Entries read by tokens valid (B, T), over heads: int64 ()."""
+    found = attended.diagnostics["reads"]  # (B, T)
+    return (found if valid is None else found.masked_fill(~valid, 0)).sum()
 
 
 def added(total: Mapping[str, Tensor], bill: Mapping[str, Tensor]) -> dict[str, Tensor]:

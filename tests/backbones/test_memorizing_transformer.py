@@ -279,6 +279,17 @@ def test_buckets_are_those_of_t5() -> None:
     assert bucket(distance).tolist() == [-1, 0, 1, 15, 16, 16, 17, 26, 31, 31, 31]
 
 
+def test_the_account_does_not_count_tokens_that_are_not_there(make: Make) -> None:
+    backbone, x = make(topk=3), tokens(3 * L, 2)
+    pad = torch.zeros(2, 3 * L, dtype=torch.bool)
+    pad[1, 2 * L :] = True
+    together = backbone(x, backbone.initial_state(2), pad=pad).diagnostics
+    alone = [backbone(x[b : b + 1, :end], backbone.initial_state(1)).diagnostics for b, end in ((0, 3 * L), (1, 2 * L))]
+    assert together is not None
+    for name in ("memory_reads", "memory_writes"):
+        assert together[name].item() == sum(each[name].item() for each in alone if each is not None)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
