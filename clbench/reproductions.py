@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .runs import Request
 
 FOLDER = "reproduce/"
+# of a claim; it may have "found" as well, what is known about bars that failed
 KEYS = ("statement", "source", "published", "departure", "tuning", "bars")
 SIGNS = {"at_least": "≥", "at_most": "≤"}
 
@@ -168,6 +169,8 @@ def _section(claim: Claim, folder: Path) -> Iterator[str]:
     yield f"- Published: {claim.text('published')}"
     yield f"- Here: {claim.text('departure')}"
     yield f"- Tuned: {claim.text('tuning')}"
+    if claim.text("found"):
+        yield f"- Found: {claim.text('found')}"
     yield f"- Run it: `clbench run experiment={FOLDER}{claim.name}`"
     yield ""
     yield "| Arm | Task | Runs | Accuracy | Worst | Bar | |"

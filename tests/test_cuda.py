@@ -26,6 +26,8 @@ AGENTS = [
     "gated-deltanet",
     "armt",
     "infinity-former",
+    "lstm",
+    "sem",
 ]
 KINDS = ["demonstrations", "text"]
 

@@ -73,6 +73,13 @@ def test_bars_are_judged_by_the_worst_seed_and_failures_stay(claim, results):
         assert float(row["worst"]) == (high if row["bar"].startswith("≤") else low)
 
 
+def test_what_was_found_about_a_failed_bar_is_said(claim, results, tmp_path):
+    assert "- Found:" not in reproductions.page([claim], results)
+    file = tmp_path / "remembering.yaml"
+    file.write_text(CLAIM.replace("TASK", "a").replace("  tuning: none\n", "  tuning: none\n  found: Nothing is kept by chance.\n"))
+    assert "- Found: Nothing is kept by chance.\n" in reproductions.page([reproductions.claim(str(file))], tmp_path)
+
+
 def test_packs_are_submissions_that_can_be_checked(claim, results):
     packs = sorted(path.parent for path in results.rglob("SHA256SUMS"))
     assert [path.relative_to(results).parts[:3] for path in packs] == [("reproductions", "remembering", arm) for arm in ("kept", "lost")]
