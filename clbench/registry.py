@@ -172,7 +172,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 def _fits_container(value: Any, origin: type, arguments: tuple[Any, ...]) -> bool:
     if issubclass(origin, Mapping):
-        return isinstance(value, Mapping)
+        return isinstance(value, Mapping) and (not arguments or all(fits(item, arguments[1]) for item in value.values()))
     if issubclass(origin, Sequence):
         members = [argument for argument in arguments if argument is not ...]
         return isinstance(value, list | tuple) and (not members or all(any(fits(item, member) for member in members) for item in value))

@@ -54,7 +54,9 @@ def _omega_type(hint: Any) -> Any:
         return str
     if origin in (Union, UnionType):
         members = [_omega_type(a) for a in arguments]
-        return Union[tuple(members)] if Any not in members else Any  # noqa: UP007  built from a list
+        if Any in members or dict[str, Any] in members:  # OmegaConf cannot put a mapping where a typed one is None
+            return Any
+        return Union[tuple(members)]  # noqa: UP007  built from a list
     if inspect.isclass(origin):
         if issubclass(origin, Mapping):  # type: ignore[arg-type]
             return dict[str, Any]

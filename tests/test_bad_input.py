@@ -116,6 +116,8 @@ BEFORE = {  # mistakes that are found before anything is written: argv, exit cod
     "unknown agent": (["run", "stream=toy", "agent=ewk"], 2, ["Unknown agent 'ewk'", "ewc", "clbench list agents"]),
     "unknown experiment": (["run", "experiment=quikstart"], 2, ["Unknown experiment 'quikstart'", "quickstart"]),
     "unknown budget": (run("budget=smok"), 2, ["no budget 'smok'", "smoke", "standard"]),
+    "misspelt key of a mapping": (["run", "stream=alg", "agent=random", "stream.units={recal: 5}"], 2, ["'recal'", "Did you mean recall?"]),
+    "wrong value in a mapping": (["run", "stream=alg", "agent=random", "stream.units={recall: x}"], 2, ["stream.units", "expected", "int"]),
     "unknown key": (run("sed=3"), 2, ["unknown key 'sed'", "Did you mean seed?"]),
     "unknown key of the stream": (run("stream.boundares=false"), 2, ["unknown key 'stream.boundares'", "stream.boundaries"]),
     "misspelt nested key": (

@@ -222,3 +222,8 @@ def test_experiments_unfold_and_drop_doubles(tmp_path):
     assert commands[0] == ("stream=s", "agent=a", "seed=0", "budget=standard", "results_dir=out")
     assert commands[-1] == ("stream=s", "agent=a", "seed=0", "budget=standard", "stream.only=1", "results_dir=out")
     assert {c[2] for c in load(str(file), ["seed=range(5,7)"]).commands} == {"seed=5", "seed=6"}
+
+
+def test_a_mapping_can_be_typed_where_a_file_has_none():
+    words = ["stream=alg", "agent=random", "stream.tasks=[recall,sort]", "stream.held_out=[]", "stream.units={recall: 160, sort: 320}"]
+    assert [phase.units for phase in configuration.resolve(words).request.stream.phases] == [160, 320]

@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -109,10 +109,10 @@ class MemorizingTransformer(Backbone):
         memory_size: int = 512,
         memory_layers: Sequence[int] = (-1,),
         topk: int = 32,
-        integration: str = "gate",
+        integration: Literal["gate", "concat"] = "gate",
         differentiable: bool = False,
-        distances: str = "bias",
-        positions: str = "local",
+        distances: Literal["bias", "rotary"] = "bias",
+        positions: Literal["local", "none", "first"] = "local",
         dropout: float = 0.0,
         post_norm: bool = False,
     ) -> None:
@@ -123,13 +123,13 @@ class MemorizingTransformer(Backbone):
                 f"got {segment_length}, {memory_size}, {topk}"
             )
         if integration not in INTEGRATIONS:
-            raise unknown_name("integration", integration, INTEGRATIONS, "memorizing-transformer")
+            raise unknown_name("integration", integration, INTEGRATIONS, "agents/backbones/memorizing_transformer.py")
         if distances not in DISTANCES:
-            raise unknown_name("distances", distances, DISTANCES, "memorizing-transformer")
+            raise unknown_name("distances", distances, DISTANCES, "agents/backbones/memorizing_transformer.py")
         if distances == "bias" and positions == "first":
             raise UserError("memorizing-transformer: positions=first turns keys and needs distances=rotary, got distances=bias")
         if positions not in POSITIONS:
-            raise unknown_name("positions", positions, POSITIONS, "memorizing-transformer")
+            raise unknown_name("positions", positions, POSITIONS, "agents/backbones/memorizing_transformer.py")
         if any(not -layers <= layer < layers for layer in memory_layers):
             raise UserError(f"memorizing-transformer: memory_layers must lie in [-{layers}, {layers}), got {list(memory_layers)}")
         self.trunk = SegmentTransformer(

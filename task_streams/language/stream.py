@@ -50,6 +50,9 @@ def algorithmic_stream(
     others = list(HELD_OUT[budget] if held_out is None else held_out)
     made = make_tasks(budget, [*names, *others], identity=identity, scored_on="validation" if validation else "test")
     columns, adapted = tuple(made[: len(names)]), tuple(made[len(names) :])
+    for task in units or {}:
+        if task not in names:
+            raise unknown_name("task in units", task, names, f"stream.tasks of '{name}'")
     table = {**EXAMPLES[budget], **(units or {})}
     if missing := [task for task in names if task not in table]:
         raise UserError(f"stream '{name}': no number of training examples for '{missing[0]}'; add it to units")
