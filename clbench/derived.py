@@ -162,6 +162,7 @@ def costs(events: Sequence[Record]) -> metrics.Costs:
         value = record.get(key)
         return nan if value is None else float(value)
 
+    scalars = last_end.get("scalars") or {}
     return metrics.Costs(
         retained_bytes=number(last_end, "state_bytes"),
         first_retained_bytes=number(first_end, "state_bytes"),
@@ -173,6 +174,9 @@ def costs(events: Sequence[Record]) -> metrics.Costs:
         evaluate_seconds=number(last, "evaluate_s") + number(last, "adapt_s"),
         peak_rss_bytes=number(last, "peak_rss_bytes"),
         peak_device_bytes=number(last, "peak_device_bytes"),
+        memory_bytes=number(scalars, "memory_bytes_per_stream"),
+        memory_writes=number(scalars, "memory_writes"),
+        memory_reads=number(scalars, "memory_reads"),
     )
 
 

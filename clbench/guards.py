@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from . import checkpoint
 from .errors import ContractError
 from .interfaces import TaskInfo
 
@@ -94,6 +95,15 @@ def seeded_global_generators(seed: int) -> Generator[None]:
         yield
     finally:
         restore_global_generators(before)
+
+
+@contextmanager
+def unchanged(agent: Any) -> Generator[None]:
+    """Within it an agent is evaluated: its state must be the same afterwards, to the bit, the contents of any memory included."""
+    before = checkpoint.fingerprint(checkpoint.encode(agent.state_dict(), "state_dict()"))
+    yield
+    if checkpoint.fingerprint(checkpoint.encode(agent.state_dict(), "state_dict()")) != before:
+        raise ContractError("evaluation changed state_dict(); policy(task) must return a snapshot that shares nothing with the agent")
 
 
 @contextmanager

@@ -264,7 +264,7 @@ class Session:
 
     def _evaluate(self, moment: Evaluate) -> None:
         results = []
-        with self._clock.measure("evaluate"):
+        with self._clock.measure("evaluate"), guards.unchanged(self.agent):
             for column in moment.columns:
                 task = self._stream.tasks[column]
                 results.append((column, task, self._score(self.agent, task, self._stream.seed("evaluation", task))))

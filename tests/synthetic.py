@@ -161,7 +161,7 @@ def write_run(
                     gradient_steps=500 * (number + 1),
                     parameters=1234,
                     state_bytes=state_bytes + 1000 * number,
-                    scalars={"loss": 0.1},
+                    scalars={"loss": 0.1, "memory_bytes_per_stream": 4096.0, "memory_writes": 10.0 * (number + 1)},
                 )
                 share = (number + 1) / len(lived.phases)
                 log.note(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import strangers
 
-from clbench import runs
+from clbench import derived, runs
 from clbench.errors import ContractError
 from clbench.protocol import Adapt, Begin, End, Evaluate, Learn, moments
 from clbench.store import determined
@@ -159,6 +159,18 @@ class StateWithFunction(strangers.Ridge):
         return {**super().state_dict(), "schedule": [1, {"rate": lambda step: step}]}
 
 
+class RemembersBeingAsked(strangers.Ridge):
+    def policy(self, task):
+        memory = self.gram
+
+        class Writes(strangers.Linear):
+            def act(self, observation, state):
+                memory[0, 0] = np.nextafter(memory[0, 0], np.inf)  # by one bit
+                return super().act(observation, state)
+
+        return Writes(np.linalg.solve(self.gram, self.cross))
+
+
 class LacksMember:
     def __init__(self, task, seed):
         pass
@@ -173,6 +185,7 @@ BROKEN = [
     (NoPolicy, r"policy\(task\) must return an object with initial_state\(...\), got NoneType"),
     (NoState, r"act must return \(action, state\), got ndarray"),
     (StateWithFunction, r"state_dict\(\)\['schedule'\]\[1\]\['rate'\]: expected tensors, numpy arrays, .* got builtins.function"),
+    (RemembersBeingAsked, r"evaluation changed state_dict\(\); policy\(task\) must return a snapshot that shares nothing with the agent"),
     (LacksMember, r"agent LacksMember has no begin_task\(...\)"),
 ]
 
@@ -195,3 +208,16 @@ def test_the_global_generators_are_as_before_a_run_and_a_stranger_who_uses_them_
     first, second = run(Careless, toy), run(Careless, toy)
     assert np.random.random() == expected  # noqa: NPY002
     assert determined(first.events) == determined(second.events)
+
+
+def test_a_memory_that_was_reported_reaches_the_summary_and_one_that_was_not_stays_unknown(toy):
+    said = {"memory_bytes_per_stream": 64, "memory_writes": 3, "memory_reads": 9}
+    for report, expected in ((said, [64, 3, 9]), ({"loss": 1.0}, [None] * 3)):
+
+        class Reports(strangers.Ridge):
+            def diagnostics(self, report=report):
+                return report
+
+        lived = run(Reports, replace(toy, few_shot=None))
+        found = derived.summary(lived.manifest, lived.events, None)["metrics"]
+        assert [found[name] for name in ("memory_bytes", "memory_writes", "memory_reads")] == expected

@@ -88,7 +88,7 @@ def test_numbers_are_the_ones_derived_by_hand(table):
     assert entries["forward_transfer"].value == pytest.approx((0.2 + 1 / 6) / 2)
     # 36 s of learning and 9 s of evaluation
     assert entries["hours"].value == pytest.approx(45 / 3600)
-    assert (entries["parameters"].value, entries["retained_bytes"].value) == (1234, 5000)
+    assert (entries["parameters"].value, entries["retained_bytes"].value, entries["memory_bytes"].value) == (1234, 5000, 4096)
 
 
 def test_few_shot_columns_are_the_ones_derived_by_hand(table):

@@ -85,6 +85,18 @@ def _cut(x: Tensor, state: State, segment_length: int, reset: Tensor | None, pad
     return _gather(x, state.get("seg_pos"), segment_length, reset, pad)
 
 
+def positions(clock: Tensor, reset: Tensor | None, pad: Tensor | None, tokens: int) -> Tensor:
+    """Tokens (B, T) before each of `tokens` in its episode, or behind the beginning of the segment in which the call began."""
+    real = torch.ones(len(clock), tokens, dtype=torch.int64, device=clock.device) if pad is None else (~pad).long()
+    return _positions(real.cumsum(1) - real, clock.long(), reset)
+
+
+def _positions(before: Tensor, clock: Tensor, reset: Tensor | None) -> Tensor:
+    begins = torch.zeros_like(before, dtype=torch.bool) if reset is None else reset
+    origin = torch.where(begins, before, -clock[:, None]).cummax(1).values  # (B, T) `before` where the episode or open segment began
+    return before - origin
+
+
 def _bounds(clock: Tensor) -> tuple[int, int]:
     """Lowest and highest entry of clock (B,): the one transfer to the host that a call without masks needs."""
     low, high = torch.stack(torch.aminmax(clock)).tolist()
@@ -96,10 +108,8 @@ def _gather(x: Tensor, clock: Tensor | None, segment_length: int, reset: Tensor 
     B, T, D = x.shape
     clock = x.new_zeros(B, dtype=torch.int64) if clock is None else clock.long()
     real = x.new_ones(B, T, dtype=torch.bool) if pad is None else ~pad
-    begins = torch.zeros_like(real) if reset is None else reset
     before = real.cumsum(1) - real.long()  # (B, T) tokens of the call before t
-    origin = torch.where(begins, before, -clock[:, None]).cummax(1).values  # (B, T) `before` where the episode or open segment began
-    position = before - origin
+    position = _positions(before, clock, reset)
     boundary = position % segment_length == 0 if segment_length else position == 0
     starts = real & (boundary | (position == 0) | (before == 0))
     number = starts.cumsum(1) - 1  # (B, T) of the piece

@@ -7,7 +7,7 @@ Spec: memory.md 3.2. States are written by `torch.save` and read with `weights_o
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -77,6 +77,14 @@ def load(path: Path | str, digest: str, device: torch.device | str = "cpu") -> S
             f"{path}: memory of a backbone with digest {digest} expected, got {stored['digest']}; build it with the same options"
         )
     return stored["state"]
+
+
+def begun(fresh: Callable[[int], State], batch: int, lasting: State | None) -> State:
+    """The memory with which `batch` episodes begin: a `fresh` one, or row by row what the streams of `lasting` remember."""
+    if lasting is None:
+        return fresh(batch)
+    rows = len(next(iter(lasting.values())))
+    return select(lasting, [row % rows for row in range(batch)])
 
 
 def _like(mask: Tensor, leaf: Tensor) -> Tensor:

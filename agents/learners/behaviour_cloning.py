@@ -20,7 +20,9 @@ from clbench.errors import UserError
 from clbench.experience import Demonstrations
 from clbench.interfaces import TaskInfo
 
+from ..backbones import state as states
 from ..backbones.backbone import Backbone
+from ..backbones.scope import scoped
 from ..backbones.state import State
 from .batch import Batch, whole_items
 from .learner import BuildBackbone, Judged, Learner, OptimizerSettings
@@ -37,6 +39,7 @@ class BehaviourCloning(Learner):
     no window is spent as steps that nothing is learned from (fewer than `lanes`).
     `state_dependent_std`: the standard deviation is a second output of the head instead of one vector.
     `mean_squared_error`: the loss is the squared error, as if every standard deviation were fixed; none is learned.
+    `scope`: how long the memory lasts, see `backbones.scope`.
     """
 
     def __init__(
@@ -58,9 +61,10 @@ class BehaviourCloning(Learner):
         mean_squared_error: bool = False,
         min_log_std: float = -5.0,
         max_log_std: float = 2.0,
+        scope: str = "episode",
     ) -> None:
         settings = OptimizerSettings(learning_rate, warmup=warmup, gradient_clip=gradient_clip, reset=reset_optimizer)
-        super().__init__(seed, device, settings)
+        super().__init__(seed, device, settings, scope)
         if min(batch_size, lanes, window) < 1:
             raise UserError(f"behaviour-cloning: batch_size, lanes and window must be at least 1, got {batch_size}, {lanes}, {window}")
         if min_log_std > max_log_std:
@@ -68,7 +72,8 @@ class BehaviourCloning(Learner):
         self.batch_size, self.lanes, self.window = batch_size, lanes, window
         with self.randomness.lent():
             head = StandardDeviation(task.output_size, state_dependent_std, not mean_squared_error, min_log_std, max_log_std)
-            networks = GaussianPolicy(build_backbone(task.input_size), head, input_scale)
+            backbone = scoped(build_backbone(task.input_size), scope, carried=True)
+            networks = GaussianPolicy(backbone, head, input_scale)
         self.install(networks)
         self._draw = self._windows if self.networks.initial_state(1) else self._steps  # type: ignore[operator]
 
@@ -123,7 +128,7 @@ class BehaviourCloning(Learner):
         return norm.sum(-1)[self.tensor(item.scored)].mean()
 
     def snapshot(self, networks: nn.Module) -> GaussianActor:
-        return GaussianActor(networks, self.device)
+        return GaussianActor(networks, self.device, self.lasting_memory)
 
 
 class Actions(NamedTuple):
@@ -176,13 +181,13 @@ class GaussianPolicy(nn.Module):
 class GaussianActor:
     """Plays the mean of a `GaussianPolicy` that nobody else holds."""
 
-    def __init__(self, networks: nn.Module, device: torch.device) -> None:
-        self._networks, self._device = networks.eval().requires_grad_(False), device
+    def __init__(self, networks: nn.Module, device: torch.device, lasting: State | None = None) -> None:
+        self._networks, self._device, self._lasting = networks.eval().requires_grad_(False), device, lasting
 
     def initial_state(self, batch: int) -> State:
         """The backbone's memory before `batch` episodes."""
         with torch.inference_mode():
-            return self._networks.initial_state(batch)  # type: ignore[operator]
+            return states.begun(self._networks.initial_state, batch, self._lasting)  # type: ignore[arg-type]
 
     def act(self, observation: Float, state: State) -> tuple[Float, State]:
         """Actions (B, A) in [-1, 1] for observations (B, O)."""

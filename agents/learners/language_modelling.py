@@ -22,7 +22,9 @@ from clbench.errors import UserError
 from clbench.experience import Text
 from clbench.interfaces import TaskInfo
 
+from ..backbones import state as states
 from ..backbones.backbone import Backbone
+from ..backbones.scope import scoped
 from ..backbones.state import State
 from .batch import Batch, whole_items
 from .learner import BuildBackbone, Judged, Learner, OptimizerSettings
@@ -39,6 +41,7 @@ class LanguageModelling(Learner):
     predicted then moves the memory on and makes no step of the optimiser.
     `contexts` d > 1: in training each example reads the memories of d examples of its batch as if they were one, its own and those of the
     next d - 1 (crossbatch, Tworkowski et al. 2023, section 3.2); from the optimiser's update `contexts_from` on, as they begin with few.
+    `scope`: how long the memory lasts, see `backbones.scope`; task and never need a window.
     """
 
     def __init__(
@@ -59,10 +62,11 @@ class LanguageModelling(Learner):
         contexts: int = 1,
         contexts_from: int = 0,
         tied: bool = True,
+        scope: str = "episode",
     ) -> None:
         first, second = betas
         settings = OptimizerSettings(learning_rate, (first, second), weight_decay, warmup, gradient_clip, reset_optimizer)
-        super().__init__(seed, device, settings)
+        super().__init__(seed, device, settings, scope)
         if batch_size < 1 or window < 0:
             raise UserError(f"language-modelling: batch_size must be at least 1 and window at least 0, got {batch_size} and {window}")
         self.batch_size, self.window, self.vocabulary = batch_size, window, task.input_size
@@ -73,7 +77,8 @@ class LanguageModelling(Learner):
         self.contexts, self.contexts_from = contexts, contexts_from
         with self.randomness.lent():
             width = build_backbone(1).output_size  # embedding and head are tied, so that both have the width that comes out
-            networks = TokenModel(build_backbone(width), task.input_size, tied=tied)
+            backbone = scoped(build_backbone(width), scope, carried=window > 0, otherwise="give a window > 0, which carries it")
+            networks = TokenModel(backbone, task.input_size, tied=tied)
         if contexts > 1 and not networks.backbone.reads_context:
             raise UserError(
                 f"language-modelling: contexts={contexts} needs a backbone that reads the memories of other rows: memorizing-transformer"
@@ -133,7 +138,7 @@ class LanguageModelling(Learner):
         return self.networks(self.tensor(item.inputs), self._fresh_memory(item), None, self._scored(item), write=False).logits
 
     def snapshot(self, networks: nn.Module) -> TokenPredictor:
-        return TokenPredictor(networks, self.vocabulary, self.device)
+        return TokenPredictor(networks, self.vocabulary, self.device, self.lasting_memory)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "last": self._last.copy()}
@@ -193,8 +198,9 @@ class TokenModel(nn.Module):
 class TokenPredictor:
     """Plays a `TokenModel` that nobody else holds. Its state is the backbone's memory, or None before the first token."""
 
-    def __init__(self, networks: nn.Module, first: int, device: torch.device) -> None:
+    def __init__(self, networks: nn.Module, first: int, device: torch.device, lasting: State | None = None) -> None:
         self._networks, self._first, self._device = networks.eval().requires_grad_(False), first, device
+        self._lasting = lasting
 
     def initial_state(self, batch: int) -> State | None:
         """No memory yet."""
@@ -206,7 +212,7 @@ class TokenPredictor:
         with torch.inference_mode():
             begins = state is None
             if state is None:
-                state = self._networks.initial_state(len(tokens))  # type: ignore[operator]
+                state = states.begun(self._networks.initial_state, len(tokens), self._lasting)  # type: ignore[arg-type]
                 tokens = np.concatenate([np.full((len(tokens), 1), self._first), tokens], axis=1)
             output = self._networks(torch.from_numpy(tokens).to(self._device), state)
             return output.logits[:, 1 if begins else 0 :].float().cpu().numpy(), output.state

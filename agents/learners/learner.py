@@ -21,6 +21,7 @@ from clbench.errors import UserError
 
 from ..backbones import state as states
 from ..backbones.backbone import Backbone
+from ..backbones.scope import LASTING
 from ..backbones.state import State
 from ..stores.account import ACCOUNT, added
 from .batch import Batch
@@ -77,13 +78,15 @@ class Learner(ABC):
     networks: nn.Module
     optimizer: torch.optim.Optimizer
 
-    def __init__(self, seed: int, device: torch.device, settings: OptimizerSettings) -> None:
-        self.device, self.settings = device, settings
+    def __init__(self, seed: int, device: torch.device, settings: OptimizerSettings, scope: str = "episode") -> None:
+        self.device, self.settings, self.scope = device, settings, scope
+        self.frozen = False  # no weight learns any more: batches only move the memory on
         self.randomness = Randomness(seed, device)
         self.gradient_steps = 0
         self._scalars: dict[str, Tensor] = {}  # of the last update; read only when asked for, so that no update waits for the device
         self._account: dict[str, Tensor] = {}  # of an external memory: bytes now, entries written and read by all updates
         self._memory: State | None = None  # of the rows of the last batch; None where none is carried
+        self._lanes = 0  # rows of it that came from the experience; the others were replayed
         self._optimizer_steps = 0
 
     def install(self, networks: nn.Module) -> None:
@@ -122,6 +125,8 @@ class Learner(ABC):
 
     def begin_task(self, weights: Mapping[str, Tensor] | None) -> None:
         """A task begins: go on with `weights` where there are any, and forget the momentum where the settings say so."""
+        if self.scope != "never":
+            self._memory = None
         if weights is not None:
             self._go_on_with(weights)
         elif self.settings.reset:
@@ -134,7 +139,7 @@ class Learner(ABC):
 
     def _go_on_with(self, weights: Mapping[str, Tensor]) -> None:
         self.networks.load_state_dict(dict(weights))
-        self._memory = None
+        self._memory = None  # what other weights wrote means nothing
         self.reset_optimizer()
 
     def reset_optimizer(self) -> None:
@@ -154,16 +159,19 @@ class Learner(ABC):
                     self.update(hooks.wrap_buffer(batch), hooks)
 
     def update(self, batch: Batch, hooks: Hooks) -> None:
-        """One step of the optimiser; a batch in which nothing is scored only moves the memory on."""
+        """One step of the optimiser; a batch in which nothing is scored only moves the memory on, as all do once weights are frozen."""
         state, reset = self._memory_for(batch)
-        if batch.scored.any():
+        if batch.scored.any() and not self.frozen:
             judged = self.judge(batch, state, reset)
             self._step(judged.loss, hooks)
         else:
             with torch.no_grad():
                 judged = self.judge(batch, state, reset)
+            if batch.scored.any():
+                self._scalars = {"loss": judged.loss}
         self._note(judged.diagnostics or {})
         self._memory = None if batch.whole else states.detach(judged.state)  # backpropagation through time ends with the batch
+        self._lanes = batch.fresh
 
     def _note(self, diagnostics: Mapping[str, Tensor]) -> None:
         bill = {name: value for name, value in diagnostics.items() if name in ACCOUNT}
@@ -193,14 +201,24 @@ class Learner(ABC):
 
     def _memory_for(self, batch: Batch) -> tuple[State, Tensor | None]:
         """The memory with which each row is read, and which rows begin anew (None: no mask is needed)."""
-        if self._memory is None or batch.starts.all():
+        starts = batch.starts
+        if self.scope in LASTING:  # of what is lived through nothing begins anew; what is replayed does as it did
+            starts = np.where(np.arange(len(starts)) < batch.fresh, False, starts)
+        if self._memory is None or starts.all():
             return self._fresh_memory(batch), None
         memory, rows = self._memory, len(batch.starts)
         kept = min(rows, len(next(iter(memory.values()))))
         memory = states.select(memory, slice(kept))
         if kept < rows:  # replayed rows have joined; they start, so that any memory does
             memory = states.cat([memory, states.detach(states.select(self._fresh_memory(batch), slice(kept, rows)))])
-        return memory, self.tensor(batch.starts) if batch.starts.any() else None
+        return memory, self.tensor(starts) if starts.any() else None
+
+    @property
+    def lasting_memory(self) -> State | None:
+        """What a policy of now begins with, one row for each lane; None: a fresh memory."""
+        if self.scope not in LASTING or self._memory is None:
+            return None
+        return copied(states.select(self._memory, slice(self._lanes)))
 
     def tensor(self, array: NDArray[Any]) -> Tensor:
         """`array` on the learner's device."""
@@ -210,8 +228,9 @@ class Learner(ABC):
 
     @property
     def diagnostics(self) -> dict[str, float]:
-        """Of the last update, and the account of an external memory."""
-        return {name: float(value) for name, value in (self._scalars | self._account).items()}
+        """Of the last update, what the memory of one stream occupies, and the account of an external memory."""
+        own = {"memory_bytes_per_stream": states.bytes(self.networks.initial_state(1))}  # type: ignore[operator]
+        return {name: float(value) for name, value in (self._scalars | own | self._account).items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that an update depends on; a copy."""
@@ -222,6 +241,8 @@ class Learner(ABC):
             "gradient_steps": self.gradient_steps,
             "randomness": copied(self.randomness.states),
             "memory": copied(self._memory),
+            "lanes": self._lanes,
+            "frozen": self.frozen,
             "scalars": copied(self._scalars),
             "account": copied(self._account),
         }
@@ -234,6 +255,7 @@ class Learner(ABC):
         self.randomness.states = [value.cpu() for value in copied(state["randomness"])]
         memory = copied(state["memory"])
         self._memory = None if memory is None else states.to(memory, self.device)
+        self._lanes, self.frozen = int(state["lanes"]), bool(state["frozen"])
         self._scalars, self._account = copied(state["scalars"]), copied(state["account"])
 
 

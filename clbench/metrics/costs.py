@@ -13,7 +13,8 @@ class Costs:
     """`retained_bytes`: every array in `state_dict()` after the last `end_task`; `first_retained_bytes`: the same after the first.
 
     `steps`: experience consumed, in `unit`. `gradient_steps`: as reported by the agent. Seconds are wall time summed over attempts;
-    training excludes evaluation. Peaks are those of the process and of the device.
+    training excludes evaluation. Peaks are those of the process and of the device. `memory_bytes`: what the sequence memory of one stream
+    occupies, as reported by the agent after the last task, like `memory_writes` and `memory_reads`, entries of an external memory over all.
     """
 
     retained_bytes: float = float("nan")
@@ -26,6 +27,9 @@ class Costs:
     evaluate_seconds: float = float("nan")
     peak_rss_bytes: float = float("nan")
     peak_device_bytes: float = float("nan")
+    memory_bytes: float = float("nan")
+    memory_writes: float = float("nan")
+    memory_reads: float = float("nan")
 
 
 def retained_growth(costs: Costs) -> float:

@@ -196,6 +196,9 @@ METRICS: dict[str, Metric] = _by_name(
         _cost("evaluate_seconds", "Evaluation time", "s"),
         _cost("peak_rss_bytes", "Peak memory", "bytes"),
         _cost("peak_device_bytes", "Peak device memory", "bytes"),
+        _cost("memory_bytes", "Sequence memory, one stream", "bytes"),
+        _cost("memory_writes", "Entries written to memory", "entries", "neither"),
+        _cost("memory_reads", "Entries read from memory", "entries", "neither"),
     ]
 )
 

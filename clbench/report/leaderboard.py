@@ -150,6 +150,11 @@ def _columns(table: Table, submissions: Mapping[str, Mapping[str, Any]], base: s
         "Hours per run (hardware)": lambda row: f"{text(row.entries['hours'])} ({escape(row.hardware) or MISSING})",
         "Parameters": lambda row: text(row.entries["parameters"]),
         "Retained": lambda row: amount(row.entries["retained_bytes"].value, "bytes"),
+        **(
+            {"Memory of a stream": lambda row: amount(row.entries["memory_bytes"].value, "bytes")}
+            if "memory_bytes" in table.columns
+            else {}
+        ),
         "Versions": lambda row: escape(versions(row)) or MISSING,
         "Files": lambda row: f"[files]({base}/{quote(submission_of(row.runs[0]), safe='/@-._')})",
     }

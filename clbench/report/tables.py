@@ -34,7 +34,7 @@ HEADLINE = (
     "few_shot_gain_over_scratch",
     "learning_auc",
 )
-COSTS = ("parameters", "retained_bytes", "hours")
+COSTS = ("parameters", "retained_bytes", "memory_bytes", "hours")
 BOOTSTRAP_SEED = 0
 
 

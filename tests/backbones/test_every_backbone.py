@@ -20,6 +20,7 @@ from clbench.agents.backbones.memorizing_transformer import MemorizingTransforme
 from clbench.agents.backbones.memory_transformer import MemoryTransformer
 from clbench.agents.backbones.mlp import MLP
 from clbench.agents.backbones.recurrent_memory import RecurrentMemoryTransformer
+from clbench.agents.backbones.scope import ForgetsSegments
 from clbench.agents.backbones.shared_episodic_memory import SharedEpisodicMemory
 from clbench.agents.backbones.transformer import Transformer
 from clbench.agents.backbones.transformer_xl import TransformerXL
@@ -30,6 +31,12 @@ CLOSE = 1e-9  # in double precision
 SMALL = {"width": D, "layers": 2, "heads": 2}
 FOCUSED = {"distances": "rotary", "integration": "concat", "differentiable": True}
 SIGNAL = {"segment_length": L, "basis_functions": 8, "samples": 6}
+
+
+def forgets(kind: Callable[..., Backbone]) -> Callable[..., Backbone]:
+    return lambda input_size, **options: ForgetsSegments(kind(input_size, **options))
+
+
 CASES = {
     "mlp": (MLP, {"width": D, "depth": 2}),
     "transformer": (Transformer, {**SMALL, "context": 6}),
@@ -55,6 +62,9 @@ CASES = {
     ),
     "memory-transformer-bottleneck": (MemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 2, "form": "bottleneck"}),
     "memory-transformer-every-token": (MemoryTransformer, {**SMALL, "segment_length": 1, "memory_tokens": 1, "form": "bottleneck"}),
+    "rmt-forgets": (forgets(RecurrentMemoryTransformer), {**SMALL, "segment_length": L, "memory_tokens": 2}),
+    "transformer-xl-forgets": (forgets(TransformerXL), {**SMALL, "segment_length": L, "memory_length": 6}),
+    "memorizing-forgets": (forgets(MemorizingTransformer), {**SMALL, "segment_length": L, "memory_size": 7, "topk": 3}),
     "armt": (AssociativeMemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 2, "key_width": 4}),
     "armt-post": (AssociativeMemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 1, "key_width": 4, "post_norm": True}),
     "armt-every-token": (AssociativeMemoryTransformer, {**SMALL, "segment_length": 1, "memory_tokens": 1, "key_width": 3, "rolls": 1}),

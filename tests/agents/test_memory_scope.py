@@ -1,0 +1,167 @@
+"""How long a learner's memory lasts, what a policy of it begins with, and learning that happens in memory alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from clbench.agents.backbones import state as states
+from clbench.agents.composed import Composed
+from clbench.errors import UserError
+
+LASTING = ["task", "never"]
+WINDOWED = ["cloning windows", "windows of text"]
+
+
+@pytest.fixture(params=WINDOWED)
+def windowed(request, world_of):
+    return world_of(request.param)
+
+
+def _memory(agent):
+    return agent.state_dict()["learner"]["memory"]
+
+
+def _same_state(one, other):
+    return one.keys() == other.keys() and all(torch.equal(leaf, other[name]) for name, leaf in one.items())
+
+
+def _networks(agent):
+    return agent._learner.networks
+
+
+@pytest.mark.parametrize("scope", [*LASTING, "episode"])
+def test_a_lasting_memory_is_that_of_reading_all_episodes_as_one(windowed, scope):
+    """With weights that never learn the memory is a function of what was read, which a second reader repeats without any reset."""
+    agent = windowed.agent({"freeze": {"kind": "freeze", "after": 0}}, scope=scope)
+    reader = _networks(agent)
+    agent.begin_task(windowed.task(0))
+    agent.learn(windowed.experience(0, 24 * windowed.slice))  # several episodes a lane
+    experience = windowed.experience(0, 24 * windowed.slice)
+    lanes = agent._learner.lanes if windowed.kind != "text" else agent._learner.batch_size
+    state, seen = reader.initial_state(lanes), 0
+    with torch.no_grad():
+        while experience.remaining > 0:
+            batch = agent._learner.draw(experience)
+            seen += int(batch.starts.sum())
+            state = reader(torch.from_numpy(batch.inputs), state).state
+    assert seen > lanes  # otherwise there was nothing to forget
+    assert _same_state(_memory(agent), state) == (scope != "episode")
+
+
+@pytest.mark.parametrize("scope", LASTING)
+def test_the_next_task_ends_scope_task_and_not_scope_never(windowed, scope):
+    agent = windowed.agent(scope=scope)
+    windowed.live(agent, [4 * windowed.slice])
+    before = _memory(agent)
+    agent.begin_task(windowed.task(1))
+    after = _memory(agent)
+    assert after is None if scope == "task" else _same_state(before, after)
+
+
+def _first_answers(world, policy, rows):
+    state = policy.initial_state(rows)
+    if world.kind == "text":
+        return policy.logits(np.tile(world.experience(1, 1).windows(1, 3)[0], (rows, 1)), state)[0]
+    return policy.act(np.tile(world.experience(0, 1).steps(1)[0], (rows, 1)), state)[0]
+
+
+def test_a_policy_begins_with_what_the_lanes_remember_and_writes_into_its_own_copy(windowed):
+    agent = windowed.live(windowed.agent(scope="never"), [6 * windowed.slice])
+    lanes = len(next(iter(_memory(agent).values())))
+    policy = agent.policy(windowed.task(0))
+    answers = _first_answers(windowed, policy, 2 * lanes)  # the same question to all rows: they differ by memory alone
+    assert np.array_equal(answers[:lanes], answers[lanes:]) and not np.array_equal(answers[:1], answers[1:2])
+    before = _memory(agent)
+    assert np.array_equal(_first_answers(windowed, policy, 2 * lanes), answers)  # nor does the policy remember being asked
+    assert _same_state(before, _memory(agent))
+    fresh = windowed.live(windowed.agent(scope="episode"), [6 * windowed.slice])
+    rows = _first_answers(windowed, fresh.policy(windowed.task(0)), 2)
+    assert np.allclose(rows[0], rows[1], atol=1e-6)
+
+
+def test_replayed_rows_begin_anew_and_do_not_reach_a_policy(windowed):
+    agent = windowed.live(windowed.agent({"replay": {"kind": "replay", "capacity": 20}}, scope="never"), [8 * windowed.slice])
+    state = agent.state_dict()["learner"]
+    assert len(next(iter(state["memory"].values()))) == 2 * state["lanes"]
+    kept = agent._learner.lasting_memory
+    assert _same_state(kept, states.select(state["memory"], slice(state["lanes"])))
+
+
+@pytest.mark.parametrize("scope", LASTING)
+def test_an_agent_that_was_saved_remembers(windowed, through_a_file, scope):
+    agent = windowed.live(windowed.agent(scope=scope), [4 * windowed.slice])
+    again = windowed.agent(seed=7, scope=scope)
+    again.load_state_dict(through_a_file(agent.state_dict()))
+    asked = [_first_answers(windowed, each.policy(windowed.task(0)), 3) for each in (agent, again)]
+    assert np.array_equal(*asked)
+    for each in (agent, again):
+        windowed.live(each, [4 * windowed.slice], first=1)
+    assert windowed.same(agent, again) and _same_state(_memory(agent), _memory(again))
+
+
+def test_where_nothing_is_carried_a_lasting_scope_is_refused(world_of):
+    with pytest.raises(UserError, match=r"scope=never carries memory from one example to the next; give a window > 0"):
+        world_of("whole examples").agent(scope="never")
+    with pytest.raises(UserError, match="scope=task needs a backbone with a memory"):
+        world_of("cloning steps").agent(scope="task")
+    with pytest.raises(UserError, match="scope"):
+        world_of("cloning windows").agent(scope="forever")
+
+
+def test_scope_segment_learns_without_what_earlier_segments_left(windowed):
+    """One update from the same weights: what crosses a segment's end makes the difference."""
+    lived = {scope: windowed.live(windowed.agent(scope=scope), [3 * windowed.slice]) for scope in ("segment", "episode")}
+    one, other = (np.concatenate([leaf.numpy().ravel() for leaf in windowed.weights(agent).values()]) for agent in lived.values())
+    assert one.shape == other.shape and not np.array_equal(one, other)
+
+
+# -- weights that no longer learn ----------------------------------------------------------------------------------------
+
+
+def test_frozen_weights_stay_and_memory_goes_on(windowed):
+    agent = windowed.agent({"freeze": {"kind": "freeze", "after": 1}}, scope="never")
+    windowed.live(agent, [4 * windowed.slice])
+    weights, memory, steps = {n: w.clone() for n, w in windowed.weights(agent).items()}, _memory(agent), agent.gradient_steps
+    assert steps > 0
+    windowed.live(agent, [4 * windowed.slice], first=1)
+    assert all(torch.equal(weights[name], weight) for name, weight in windowed.weights(agent).items())
+    assert agent.gradient_steps == steps and np.isfinite(agent.diagnostics()["loss"])
+    assert not _same_state(memory, _memory(agent))
+
+
+def test_a_frozen_agent_that_was_saved_stays_frozen(windowed, through_a_file):
+    methods = {"freeze": {"kind": "freeze", "after": 1}}
+    agent = windowed.live(windowed.agent(methods), [2 * windowed.slice])
+    agent.begin_task(windowed.task(1))
+    again = windowed.agent(methods, seed=5)
+    again.load_state_dict(through_a_file(agent.state_dict()))
+    again.learn(windowed.experience(1, 2 * windowed.slice))
+    assert windowed.same(agent, again)
+
+
+def test_only_what_is_named_goes_on_learning(world):
+    learns = "embedding.*" if world.kind == "text" else "head.*"
+    methods = {"freeze": {"kind": "freeze", "after": 1, "learns": [learns]}}
+    agent = world.live(world.agent(methods), [4 * world.slice])
+    before = {name: weight.clone() for name, weight in world.weights(agent).items()}
+    steps = agent.gradient_steps
+    world.live(agent, [4 * world.slice], first=1)
+    moved = {name for name, weight in world.weights(agent).items() if not torch.equal(before[name], weight)}
+    assert moved == {name for name in before if name.startswith(learns[:-1])}
+    assert agent.gradient_steps > steps
+
+
+def test_what_cannot_be_frozen_is_refused(world_of):
+    world = world_of("cloning steps")
+    with pytest.raises(UserError, match=r"freeze: no parameter matches 'embeding\.\*' in learns; the parameters are "):
+        world.agent({"freeze": {"kind": "freeze", "learns": ["embeding.*"]}})
+    with pytest.raises(UserError, match="freeze: after must be at least 0"):
+        world.agent({"freeze": {"kind": "freeze", "after": -1}})
+    with pytest.raises(UserError, match=r"freeze\.learns: expected"):
+        world.agent({"freeze": {"kind": "freeze", "learns": "head"}})
+
+
+def test_composed_reports_the_bytes_of_one_streams_memory(windowed):
+    agent = windowed.live(windowed.agent(), [2 * windowed.slice])
+    assert isinstance(agent, Composed)
+    assert agent.diagnostics()["memory_bytes_per_stream"] == states.bytes(_networks(agent).initial_state(1))
