@@ -17,7 +17,12 @@ keys of these layers have unit length times a temperature that each head learns,
     positions         in memory layers. local: `distances` in the segment, none towards the memory (MT). none: none at all (FoT).
                       first: rotary in the segment, and every memory as if it stood at the segment's first place (LongLLaMA).
 
-MT and FoT differ in these options only. Departures: no XL cache, the local context is the open segment; FoT's contexts are memories, as
+    prepared          True: heads begin able to read, with these biases and, half of them, with queries like keys (`segment_transformer`).
+                      False: all begin as PyTorch draws them, and biases at 0.
+    store             where the memory lies and how its nearest entries are found, see `stores.choice`; auto: by size and device
+    memory_bytes      0: as many entries as `memory_size` says. Otherwise at most as many as fit a stream's share of these bytes.
+
+MT and FoT differ in the first three only. Departures: no XL cache, the local context is the open segment; FoT's contexts are memories, as
 long as they may be, and not one previous window.
 Shape letters: B batch, T time, L segment length, M memory size, H heads, D width, d contexts.
 """
@@ -37,8 +42,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from clbench.errors import UserError, unknown_name
 
 from ..stores import streaming
-from ..stores.account import reads
-from ..stores.ring import RingStore
+from ..stores.account import capacity_within, reads
+from ..stores.choice import StoreName, choose, named
+from ..stores.faiss_store import FaissStore
 from ..stores.store import Attended, concat, gate
 from . import state as states
 from .backbone import Backbone, MemorySpec, Output, State
@@ -113,14 +119,17 @@ class MemorizingTransformer(Backbone):
         differentiable: bool = False,
         distances: Literal["bias", "rotary"] = "bias",
         positions: Literal["local", "none", "first"] = "local",
+        prepared: bool = True,
+        store: StoreName = "auto",
+        memory_bytes: int = 0,
         dropout: float = 0.0,
         post_norm: bool = False,
     ) -> None:
         super().__init__()
-        if segment_length < 1 or memory_size < 0 or topk < 0:
+        if segment_length < 1 or min(memory_size, memory_bytes, topk) < 0:
             raise UserError(
-                "memorizing-transformer: segment_length must be at least 1, memory_size and topk at least 0, "
-                f"got {segment_length}, {memory_size}, {topk}"
+                "memorizing-transformer: segment_length must be at least 1, memory_size, memory_bytes and topk at least 0, "
+                f"got {segment_length}, {memory_size}, {memory_bytes}, {topk}"
             )
         if integration not in INTEGRATIONS:
             raise unknown_name("integration", integration, INTEGRATIONS, "agents/backbones/memorizing_transformer.py")
@@ -133,7 +142,14 @@ class MemorizingTransformer(Backbone):
         if any(not -layers <= layer < layers for layer in memory_layers):
             raise UserError(f"memorizing-transformer: memory_layers must lie in [-{layers}, {layers}), got {list(memory_layers)}")
         self.trunk = SegmentTransformer(
-            input_size, width=width, layers=layers, heads=heads, feedforward=feedforward, dropout=dropout, post_norm=post_norm
+            input_size,
+            width=width,
+            layers=layers,
+            heads=heads,
+            feedforward=feedforward,
+            dropout=dropout,
+            post_norm=post_norm,
+            alike=prepared,
         )
         self.memory_layers = tuple(sorted({layer % layers for layer in memory_layers})) if memory_size else ()
         self.temperatures = nn.ParameterDict(
@@ -141,12 +157,15 @@ class MemorizingTransformer(Backbone):
         )
         placed = [n for n in range(layers) if n not in self.memory_layers or positions != "none"]  # layers that know distances
         self.turning = frozenset(placed) if distances == "rotary" else frozenset()
-        self.biases = nn.ParameterDict({str(n): nn.Parameter(first_bias(heads)) for n in placed if distances == "bias"})
+        self.biases = nn.ParameterDict({str(n): nn.Parameter(first_bias(heads, prepared)) for n in placed if distances == "bias"})
         gated = self.memory_layers if integration == "gate" else ()
         self.gates = nn.ParameterDict({str(n): nn.Parameter(torch.zeros(heads, 1, 1)) for n in gated})  # b
         slot = torch.arange(segment_length + 1)  # the last one is that of tokens that are not there
         self.register_buffer("buckets", bucket(slot[:, None] - slot[:-1]), persistent=False)  # (L + 1, L)
-        self.store = RingStore()
+        self.by_device, self.stores = store == "auto", {n: named(store) for n in self.memory_layers}
+        for kind in list(self.stores.values())[:1] if memory_bytes else []:
+            share = memory_bytes // len(self.memory_layers)
+            memory_size = min(memory_size, capacity_within(kind, share, heads, width // heads, width // heads))
         self.input_size, self.output_size, self.heads = input_size, width, heads
         self.segment_length, self.memory_size, self.topk = segment_length, memory_size, topk or None
         self.differentiable, self.positions = differentiable, positions
@@ -160,7 +179,9 @@ class MemorizingTransformer(Backbone):
         names = [f"open.{kind}.{n}" for n in range(len(self.trunk.blocks)) for kind in ("keys", "values")]
         state = {name: torch.zeros(batch, self.heads, self.segment_length - 1, width, device=device, dtype=dtype) for name in names}
         for n in self.memory_layers:
-            memory = self.store.empty(batch, self.heads, self.memory_size, width, width, device=device, dtype=dtype)
+            shape = (batch, self.heads, self.memory_size, width, width)
+            store = choose(*shape, device=device, dtype=dtype) if self.by_device else self.stores[n]
+            memory = store.empty(*shape, device=device, dtype=dtype)
             state |= {f"memory.{n}.{name}": leaf for name, leaf in memory.items()}
         return {**state, "seg_pos": torch.zeros(batch, device=device, dtype=torch.int32)}
 
@@ -192,14 +213,18 @@ class MemorizingTransformer(Backbone):
         for n, block in enumerate(self.trunk.blocks):
             q, k, v = self._project(n, block, h)
             keys, values = (place.seen(state[f"open.{kind}.{n}"], new, L) for kind, new in (("keys", k), ("values", v)))
-            h = block.finish(h, self._attend(n, (q, keys, values), place, self._memory(state, n, used), call))
+            memory = self._memory(state, n)
+            joined, recalled = self._attend(n, (q, keys, values), place, self._readable(n, memory, used), call)
+            h = block.finish(h, joined)
             if not piece.kept:
                 continue
+            if recalled is not None and call.context is None:
+                memory = self.stores[n].noted(memory, recalled, place.there)
+                after |= _of_layer(n, memory)
             if ends and n in self.memory_layers:
                 written = (keys, values) if self.differentiable else (keys.detach(), values.detach())
                 valid = None if piece.clock is not None else closes[:, None].expand(-1, L)
-                memory = self.store.append(self._memory(state, n), *written, valid)
-                after |= {f"memory.{n}.{name}": leaf for name, leaf in memory.items()}
+                after |= _of_layer(n, self.stores[n].append(memory, *written, valid))
             after |= {f"open.{kind}.{n}": self._open(rows, closes) for kind, rows in (("keys", keys), ("values", values))}
         if ends and piece.kept:
             call.notes.append({"memory_writes": closes.sum() * (L * len(self.memory_layers))})
@@ -229,7 +254,9 @@ class MemorizingTransformer(Backbone):
             return q / math.sqrt(self._width), k, v
         return functional.normalize(q, dim=-1) * self.temperatures[str(n)], functional.normalize(k, dim=-1), v
 
-    def _attend(self, n: int, rows: tuple[Tensor, Tensor, Tensor], place: _Place, memory: State, call: _Call) -> Tensor:
+    def _attend(
+        self, n: int, rows: tuple[Tensor, Tensor, Tensor], place: _Place, memory: State, call: _Call
+    ) -> tuple[Tensor, Attended | None]:
         """What queries q (B, H, T, D/H) read from the segment so far (B, H, S, D/H) and, in a memory layer, from the memory."""
         q, keys, values = rows
         asked = q
@@ -238,14 +265,13 @@ class MemorizingTransformer(Backbone):
         mask = self._mask(n, place)
         local = partial(scaled_dot_product_attention, q, keys, values, attn_mask=mask, is_causal=mask is None, scale=1.0)
         if not memory:
-            return local()
-        attended = self._recall(memory, q if self.positions == "first" else asked, call)
+            return local(), None
+        attended = self._recall(n, memory, q if self.positions == "first" else asked, call)
         call.notes.append({"memory_reads": reads(attended, place.there)})
         if str(n) in self.gates:
-            return gate(self.gates[str(n)].sigmoid(), local(), attended.output, attended.lse)
-        return concat(
-            *streaming.attend_masked(q, keys, values, place.visible if mask is None else mask, 1.0), attended.output, attended.lse
-        )[0]
+            return gate(self.gates[str(n)].sigmoid(), local(), attended.output, attended.lse), attended
+        both = streaming.attend_masked(q, keys, values, place.visible if mask is None else mask, 1.0)
+        return concat(*both, attended.output, attended.lse)[0], attended
 
     def _mask(self, n: int, place: _Place) -> Tensor | None:
         """What is added to local scores, -inf where nothing may be seen, or a mask of what may; None: all up to itself."""
@@ -254,24 +280,31 @@ class MemorizingTransformer(Backbone):
         bias = self.biases[str(n)][:, place.bucket].movedim(0, -3)  # (H, T, S) or (B, H, T, L)
         return bias.masked_fill(~place.visible, -torch.inf)
 
-    def _recall(self, memory: State, q: Tensor, call: _Call) -> Attended:
+    def _recall(self, n: int, memory: State, q: Tensor, call: _Call) -> Attended:
         """What q (B, H, T, D/H) reads from its own memory, or from those of the rows context (B, d) as if they were one."""
         if call.context is None:
-            return self.store.attend(memory, q, self.topk)
+            return self.stores[n].attend(memory, q, self.topk)
         B, d = call.context.shape
-        apart = self.store.attend(states.select(memory, call.context.flatten()), q.repeat_interleave(d, dim=0))
+        apart = self.stores[n].attend(states.select(memory, call.context.flatten()), q.repeat_interleave(d, dim=0))
         output, lse = apart.output.unflatten(0, (B, d)), apart.lse.unflatten(0, (B, d))  # (B, d, H, T, D/H), (B, d, H, T)
         share, together = streaming.softmax(lse.movedim(1, -1))  # (B, H, T, d), (B, H, T)
         call.notes.append({"positive_share": share[..., 0].detach().mean()})  # r_d, FoT's measure of distraction
         of_all = apart.diagnostics["reads"].unflatten(0, (B, d)).sum(1)
         return Attended((share.movedim(-1, 1)[..., None] * output).sum(1), together, {"reads": of_all})
 
-    def _memory(self, state: State, n: int, used: int | None = None) -> State:
-        """The memory of layer n, or its first `used` slots; {} where nothing can be read."""
-        if n not in self.memory_layers or used == 0:
+    def _memory(self, state: State, n: int) -> State:
+        """The memory of layer n; {} where it has none."""
+        prefix = f"memory.{n}."
+        return {name.removeprefix(prefix): leaf for name, leaf in state.items() if name.startswith(prefix)}
+
+    def _readable(self, n: int, memory: State, used: int) -> State:
+        """What is read of a memory: its first `used` slots, or all where the store numbers them; {} where reading would change nothing."""
+        if not memory or not (used or self.stores[n].notes):
             return {}
-        memory = {name: state[f"memory.{n}.{name}"] for name in ("keys", "values", "ptr", "fill")}
-        return memory if used is None else {**memory, **{name: memory[name][:, :, :used] for name in ("keys", "values")}}
+        if isinstance(self.stores[n], FaissStore):
+            return memory
+        used = max(used, 1)
+        return {**memory, **{name: memory[name][:, :, :used] for name in ("keys", "values")}}
 
     def _open(self, rows: Tensor, closes: Tensor) -> Tensor:
         """What the open segment keeps of rows (B, H, S, D/H): (B, H, L-1, D/H)."""
@@ -294,9 +327,15 @@ class MemorizingTransformer(Backbone):
         return found
 
 
-def first_bias(heads: int) -> Tensor:
+def _of_layer(n: int, memory: State) -> State:
+    return {f"memory.{n}.{name}": leaf for name, leaf in memory.items()}
+
+
+def first_bias(heads: int, prepared: bool = True) -> Tensor:
     """With what a bias (H, 32) begins: of the heads that do not read their own kind, the first reads the token before, and so on."""
     bias = torch.zeros(heads, BUCKETS)
+    if not prepared:
+        return bias
     others = range((heads + 1) // 2, min(heads, (heads + 1) // 2 + EXACT - 1))
     for back, head in enumerate(others, start=1):
         bias[head, back] = PREFERENCE

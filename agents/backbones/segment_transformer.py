@@ -4,7 +4,8 @@ Vaswani et al. 2017, arXiv:1706.03762; without biases in attention, as in Transf
 arXiv:2104.09864. Normalisation comes before each sublayer and once at the end, or after each one with `post_norm`.
 In half of the heads, and in one that stands alone, queries and keys begin alike and with entries of unit size, so that a token first reads
 tokens of its own kind (after Trockman and Kolter 2023, arXiv:2305.09828, who give the product of their maps a dominant diagonal):
-associative recall then takes off earlier. The other heads begin as PyTorch draws them; without such heads sorting took off late.
+associative recall then takes off earlier. The other heads begin as PyTorch draws them; without such heads sorting took off late. Without
+`alike` all do.
 Shape letters: B batch, R rows (tokens of a segment and memory rows), S keys, H heads, D width.
 """
 
@@ -22,15 +23,16 @@ from clbench.errors import UserError
 class Block(nn.Module):
     """One layer in three steps, so that a backbone can put its memory between them: project, attend, finish."""
 
-    def __init__(self, *, width: int, heads: int, feedforward: int, dropout: float, post_norm: bool) -> None:
+    def __init__(self, *, width: int, heads: int, feedforward: int, dropout: float, post_norm: bool, alike: bool = True) -> None:
         super().__init__()
         self.heads, self.post_norm = heads, post_norm
         self.attention_norm, self.feedforward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.project_in = nn.Linear(width, 3 * width, bias=False)  # queries, keys, values
-        with torch.no_grad():
-            queries, keys = self.project_in.weight.view(3, heads, -1, width)[:2, : (heads + 1) // 2]  # (H/2, D/H, D)
-            queries.mul_(math.sqrt(3.0))  # PyTorch draws them with variance 1/(3 D)
-            keys.copy_(queries)
+        if alike:
+            with torch.no_grad():
+                queries, keys = self.project_in.weight.view(3, heads, -1, width)[:2, : (heads + 1) // 2]  # (H/2, D/H, D)
+                queries.mul_(math.sqrt(3.0))  # PyTorch draws them with variance 1/(3 D)
+                keys.copy_(queries)
         self.project_out = nn.Linear(width, width, bias=False)
         self.feedforward = nn.Sequential(nn.Linear(width, feedforward * width), nn.ReLU(), nn.Linear(feedforward * width, width))
         self.dropout = nn.Dropout(dropout)
@@ -70,7 +72,18 @@ class Block(nn.Module):
 class SegmentTransformer(nn.Module):
     """An input map to `width`, the blocks, and the last norm; the loop over `blocks` belongs to the backbone."""
 
-    def __init__(self, input_size: int, *, width: int, layers: int, heads: int, feedforward: int, dropout: float, post_norm: bool) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        width: int,
+        layers: int,
+        heads: int,
+        feedforward: int,
+        dropout: float,
+        post_norm: bool,
+        alike: bool = True,
+    ) -> None:
         super().__init__()
         if min(width, layers, heads, feedforward) < 1 or width % (2 * heads):
             raise UserError(
@@ -78,8 +91,10 @@ class SegmentTransformer(nn.Module):
                 f"got width={width}, heads={heads}, layers={layers}, feedforward={feedforward}"
             )
         self.embed = nn.Sequential(nn.Identity() if input_size == width else nn.Linear(input_size, width), nn.Dropout(dropout))
-        options = {"width": width, "heads": heads, "feedforward": feedforward, "dropout": dropout, "post_norm": post_norm}
-        self.blocks = nn.ModuleList(Block(**options) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            Block(width=width, heads=heads, feedforward=feedforward, dropout=dropout, post_norm=post_norm, alike=alike)
+            for _ in range(layers)
+        )
         self.norm = nn.Identity() if post_norm else nn.LayerNorm(width)
 
 

@@ -253,8 +253,8 @@ class Learner(ABC):
         self.optimizer.load_state_dict(copied(state["optimizer"]))
         self._optimizer_steps, self.gradient_steps = int(state["optimizer_steps"]), int(state["gradient_steps"])
         self.randomness.states = [value.cpu() for value in copied(state["randomness"])]
-        memory = copied(state["memory"])
-        self._memory = None if memory is None else states.to(memory, self.device)
+        memory, fresh = copied(state["memory"]), self.networks.initial_state(1)  # type: ignore[operator]
+        self._memory = None if memory is None else {name: leaf.to(fresh[name].device) for name, leaf in memory.items()}
         self._lanes, self.frozen = int(state["lanes"]), bool(state["frozen"])
         self._scalars, self._account = copied(state["scalars"]), copied(state["account"])
 

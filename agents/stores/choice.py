@@ -8,13 +8,38 @@ Spec: memory.md 3.5. Shape letters as in `store`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 
+from clbench.errors import unknown_name
+
+from .faiss_index import Graph, InvertedFile
+from .faiss_store import FaissStore
+from .least_recently_read import LeastRecentlyReadStore
 from .paged import PagedStore
 from .ring import RingStore
 from .store import MemoryStore
 
+StoreName = Literal["auto", "ring", "paged", "least-recently-read", "faiss", "faiss-ivf", "faiss-hnsw"]
+STORES: dict[str, Callable[[], MemoryStore]] = {
+    "auto": RingStore,  # whose reading serves a paged memory as well: see `choose`, which says where one is to lie
+    "ring": RingStore,  # on the model's device; first in, first out
+    "paged": PagedStore,  # in host memory
+    "least-recently-read": LeastRecentlyReadStore,  # as the ring, but what was not read for longest is forgotten
+    "faiss": FaissStore,  # exact search by faiss
+    "faiss-ivf": lambda: FaissStore(InvertedFile()),  # approximate, in clusters
+    "faiss-hnsw": lambda: FaissStore(Graph()),  # approximate, along a graph
+}
 SHARE_OF_FREE_MEMORY = 0.25  # a write that keeps the old state needs the memory twice, the model and its gradients the rest
+
+
+def named(name: str) -> MemoryStore:
+    """A store of the kind that an option names."""
+    if name not in STORES:
+        raise unknown_name("store", name, STORES, "agents/stores/choice.py")
+    return STORES[name]()
 
 
 def choose(

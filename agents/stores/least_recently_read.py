@@ -18,6 +18,8 @@ from .store import Attended, State
 class LeastRecentlyReadStore(RingStore):
     """State: as `RingStore` without ptr; written (B, M) and read (B, M) int32, of each entry; writes (B,) and reads (B,), tokens so far."""
 
+    notes = True
+
     def empty(
         self,
         batch: int,
@@ -46,7 +48,8 @@ class LeastRecentlyReadStore(RingStore):
         time = (state["reads"][:, None] + valid.to(device).cumsum(1)).to(torch.int32)  # (B, T)
         selected = attended.diagnostics.get("selected")
         if selected is None:
-            read = torch.where(valid.to(device).any(1, keepdim=True), time[:, -1:], state["read"])
+            entry = torch.arange(state["read"].shape[1], device=device) < state["fill"][:, None]  # (B, M)
+            read = torch.where(valid.to(device).any(1, keepdim=True) & entry, time[:, -1:], state["read"])
         else:
             there = (selected >= 0) & (selected < state["fill"].to(selected.device)[:, None, None, None]) & valid[:, None, :, None]
             stamp = torch.where(there.to(device), time[:, None, :, None], 0)  # (B, H, T, k)

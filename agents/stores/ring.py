@@ -20,6 +20,8 @@ from .store import Attended, State
 class RingStore:
     """State: keys (B, H, M, dk), values (B, H, M, dv); ptr, fill (B,). Gradients flow into what was appended, if it has any."""
 
+    notes = False
+
     def empty(
         self,
         batch: int,

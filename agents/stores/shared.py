@@ -20,6 +20,7 @@ class SharedStore:
 
     def __init__(self, store: MemoryStore | None = None) -> None:
         self.store = RingStore() if store is None else store
+        self.notes = self.store.notes
 
     def empty(
         self,

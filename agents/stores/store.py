@@ -35,6 +35,8 @@ class Attended(NamedTuple):
 class MemoryStore(Protocol):
     """Where keys and values lie and how the nearest ones are found. `State` in, `State` out; arguments are never changed."""
 
+    notes: bool  # whether `noted` changes a memory, so that tokens which find it empty count as well
+
     def empty(
         self,
         batch: int,

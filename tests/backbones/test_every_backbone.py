@@ -55,6 +55,13 @@ CASES = {
     "focused-first": (MemorizingTransformer, {**SMALL, "segment_length": L, "memory_size": 12, "topk": 0, **FOCUSED, "positions": "first"}),
     "memorizing-nothing": (MemorizingTransformer, {**SMALL, "segment_length": L, "memory_size": 0}),
     "memorizing-every-token": (MemorizingTransformer, {**SMALL, "segment_length": 1, "memory_size": 5}),
+    "memorizing-paged": (MemorizingTransformer, {**SMALL, "segment_length": L, "memory_size": 7, "topk": 3, "store": "paged"}),
+    "memorizing-faiss": (MemorizingTransformer, {**SMALL, "segment_length": L, "memory_size": 7, "topk": 3, "store": "faiss"}),
+    "memorizing-least-read": (
+        MemorizingTransformer,
+        {**SMALL, "segment_length": L, "memory_size": 12, "topk": 3, "store": "least-recently-read", "memory_layers": [0, 1]},
+    ),
+    "memorizing-plain": (MemorizingTransformer, {**SMALL, "segment_length": L, "memory_size": 7, "topk": 3, "prepared": False}),
     "memory-transformer": (MemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 2}),
     "memory-transformer-controller": (
         MemoryTransformer,

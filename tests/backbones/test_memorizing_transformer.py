@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from clbench.agents.backbones import state as states
 from clbench.agents.backbones.backbone import Backbone
 from clbench.agents.backbones.memorizing_transformer import MemorizingTransformer, bucket
 from clbench.agents.backbones.segment_transformer import rotary, rotate
@@ -110,7 +111,8 @@ def test_a1_an_empty_memory_changes_no_bit(make: Make, integration: str) -> None
     unwritten = backbone(tokens(L, 3), backbone.initial_state(3), write=False).state
     assert torch.equal(backbone(x, unwritten).hidden, read(backbone, x))
     seen: list[Tensor] = []
-    backbone.store.attend = lambda *arguments: seen.append(arguments[0])  # type: ignore[method-assign, assignment, func-returns-value]
+    for store in backbone.stores.values():
+        store.attend = lambda *arguments: seen.append(arguments[0])  # type: ignore[method-assign, assignment, func-returns-value]
     read(backbone, x)
     assert not seen  # nothing is asked of an empty memory
 
@@ -195,7 +197,7 @@ def test_a8_every_head_and_token_has_nearest_entries_of_its_own(make: Make) -> N
             selected.append(attended.diagnostics["selected"])
             return attended
 
-    backbone.store = Recording()
+    backbone.stores = dict.fromkeys(backbone.stores, Recording())
     read(backbone, tokens(8 * L))
     nearest = torch.cat([slots[0, :, :, 0] for slots in selected[4:]], dim=1)  # (H, T) of the last segments
     assert (nearest[0] != nearest[1]).any()
@@ -293,8 +295,8 @@ def test_the_account_does_not_count_tokens_that_are_not_there(make: Make) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"segment_length": 0}, "segment_length must be at least 1, .* got 0, 512, 32"),
-        ({"topk": -1}, "topk at least 0, got 32, 512, -1"),
+        ({"segment_length": 0}, "segment_length must be at least 1, .* got 0, 512, 0, 32"),
+        ({"topk": -1}, "topk at least 0, got 32, 512, 0, -1"),
         ({"integration": "gates"}, "Unknown integration 'gates'. Did you mean gate?"),
         ({"distances": "rotation"}, "Unknown distances 'rotation'. Did you mean rotary?"),
         ({"positions": "first"}, "positions=first turns keys and needs distances=rotary, got distances=bias"),
@@ -305,3 +307,65 @@ def test_the_account_does_not_count_tokens_that_are_not_there(make: Make) -> Non
 def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         MemorizingTransformer(5, **options)
+
+
+# -- where a memory lies, how large it may be, and how heads begin ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("store", ["ring", "paged", "faiss"])
+def test_exact_stores_give_the_same_numbers(make: Make, store: str) -> None:
+    auto, other = make(topk=3, memory_size=9, memory_layers=[0, 1]), make(topk=3, memory_size=9, memory_layers=[0, 1], store=store)
+    other.load_state_dict(auto.state_dict())
+    x = tokens(6 * L + 1, 2)
+    torch.testing.assert_close(read(other, x), read(auto, x), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("store", ["faiss-ivf", "faiss-hnsw"])
+def test_an_approximate_store_reads_mostly_what_an_exact_one_does(store: str) -> None:
+    """Three thousand entries, so that there are clusters and links to go along; nearest entries of any kind weigh nearly alike."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"width": 16, "layers": 2, "heads": 2, "segment_length": 512, "memory_size": 4096, "topk": 8}
+    exact, other = MemorizingTransformer(5, **options), MemorizingTransformer(5, **options, store=store)
+    other.load_state_dict(exact.state_dict())
+    x = torch.randn(1, 7 * 512, 5)
+    with torch.no_grad():
+        left, right = (backbone(x, backbone.initial_state(1)).hidden[:, -512:] for backbone in (exact, other))
+    same = ((left - right).abs().amax(-1) < 1e-5).float().mean()
+    assert same > 0.5
+    assert (left - right).norm() < 0.1 * left.norm()
+
+
+def test_what_was_read_outlives_what_was_not(make: Make) -> None:
+    """A memory of two segments: the third goes where the one that nobody read lay."""
+    backbone = make(topk=1, memory_size=2 * L, store="least-recently-read")
+    ring = make(topk=1, memory_size=2 * L)
+    ring.load_state_dict(backbone.state_dict())
+    x = tokens(4 * L)
+    states_after = [b(x, b.initial_state(1)).state for b in (backbone, ring)]
+    (layer,) = backbone.memory_layers
+    kept, first_in = (state[f"memory.{layer}.keys"][0, 0] for state in states_after)
+    alike = (kept[:, None] - first_in[None]).abs().amax(-1) < 1e-12  # (M, M)
+    assert 0 < int(alike.any(1).sum()) < 2 * L  # the newest segment is in both, and some entries of the other survived
+
+
+@pytest.mark.parametrize("layers", [[-1], [0, 1]])
+def test_a_cap_in_bytes_holds_for_all_memory_layers_together(make: Make, layers: list[int]) -> None:
+    backbone = make(memory_size=512, memory_layers=layers, memory_bytes=4096).float()
+    assert backbone.memory_size < 512 == make(memory_size=512, memory_bytes=10**6).memory_size
+    memory = {name: leaf for name, leaf in backbone.initial_state(1).items() if name.startswith("memory.")}
+    assert len(layers) * 1900 < states.bytes(memory) <= 4096
+    with pytest.raises(UserError, match="a cap of 20 bytes holds no entry"):
+        make(memory_bytes=20)
+
+
+def test_plain_heads_begin_as_pytorch_draws_them() -> None:
+    def built(**options: Any) -> MemorizingTransformer:
+        torch.manual_seed(0)
+        return MemorizingTransformer(5, width=16, layers=1, heads=4, **options)
+
+    prepared, plain = built(), built(prepared=False)
+    assert all((bias == 0).all() for bias in plain.biases.values()) and any((bias != 0).any() for bias in prepared.biases.values())
+    q, k, _ = plain.trunk.blocks[0].project_in.weight.chunk(3)
+    assert not torch.equal(q[:4], k[:4])
+    q, k, _ = prepared.trunk.blocks[0].project_in.weight.chunk(3)
+    assert torch.equal(q[:4], k[:4])
