@@ -19,6 +19,8 @@ keys of these layers have unit length times a temperature that each head learns,
 
     prepared          True: heads begin able to read, with these biases and, half of them, with queries like keys (`segment_transformer`).
                       False: all begin as PyTorch draws them, and biases at 0.
+    temperature       with which the heads of memory layers begin; 0: sqrt(D/H). An update moves it by about the learning rate, so that
+                      who has few updates and many entries to tell apart begins higher.
     store             where the memory lies and how its nearest entries are found, see `stores.choice`; auto: by size and device
     memory_bytes      0: as many entries as `memory_size` says. Otherwise at most as many as fit a stream's share of these bytes.
 
@@ -120,6 +122,7 @@ class MemorizingTransformer(Backbone):
         distances: Literal["bias", "rotary"] = "bias",
         positions: Literal["local", "none", "first"] = "local",
         prepared: bool = True,
+        temperature: float = 0.0,
         store: StoreName = "auto",
         memory_bytes: int = 0,
         dropout: float = 0.0,
@@ -131,6 +134,8 @@ class MemorizingTransformer(Backbone):
                 "memorizing-transformer: segment_length must be at least 1, memory_size, memory_bytes and topk at least 0, "
                 f"got {segment_length}, {memory_size}, {memory_bytes}, {topk}"
             )
+        if temperature < 0:
+            raise UserError(f"memorizing-transformer: temperature must be at least 0, got {temperature}")
         if integration not in INTEGRATIONS:
             raise unknown_name("integration", integration, INTEGRATIONS, "agents/backbones/memorizing_transformer.py")
         if distances not in DISTANCES:
@@ -153,7 +158,7 @@ class MemorizingTransformer(Backbone):
         )
         self.memory_layers = tuple(sorted({layer % layers for layer in memory_layers})) if memory_size else ()
         self.temperatures = nn.ParameterDict(
-            {str(n): nn.Parameter(torch.full((heads, 1, 1), math.sqrt(width // heads))) for n in self.memory_layers}
+            {str(n): nn.Parameter(torch.full((heads, 1, 1), temperature or math.sqrt(width // heads))) for n in self.memory_layers}
         )
         placed = [n for n in range(layers) if n not in self.memory_layers or positions != "none"]  # layers that know distances
         self.turning = frozenset(placed) if distances == "rotary" else frozenset()
