@@ -28,14 +28,15 @@ AGENTS = [
     "infinity-former",
     "lstm",
     "sem",
+    "frozen",
 ]
 KINDS = ["demonstrations", "text"]
 
 
-def answers(agent, stream, device):
+def answers(agent, stream, device, options=None):
     """What a policy answers after eight updates."""
     info = stream.info(0)
-    built = configuration.agent_spec(agent, None, device).build(info, 7)
+    built = configuration.agent_spec(agent, options, device).build(info, 7)
     built.begin_task(info)
     experience = stream.tasks[0].experience(seeding.integer(1, "cuda"))
     experience.meter.grant(512)
@@ -62,3 +63,38 @@ def test_the_contract_holds_on_the_device(agent):
     streams = [toy_stream(name="toy", version=1, budget="smoke", experience=kind) for kind in KINDS]
     broken = [f for f in conformance.check(configuration.agent_spec(agent, None, "cuda"), streams) if not f.ok]
     assert broken == []
+
+
+@pytest.mark.parametrize("store", ["paged", "least-recently-read", "faiss"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_memory_beside_the_device_gives_the_numbers_of_one_on_the_cpu(kind, store):
+    stream = toy_stream(name="toy", version=1, budget="smoke", experience=kind)
+    options = {f"{kind}.backbone.store": store, f"{kind}.backbone.segment_length": 4, f"{kind}.backbone.topk": 3}
+    on_cpu, on_cuda = (answers("memorizing-transformer", stream, device, options) for device in ("cpu", "cuda"))
+    assert np.allclose(on_cpu, on_cuda, atol=5e-3), np.abs(on_cpu - on_cuda).max()
+
+
+@pytest.mark.parametrize("store", ["ring", "paged"])
+def test_a_lasting_memory_goes_on_where_it_was_saved(store):
+    """Lanes remember across episodes; what was written lies where its store keeps it, before saving and after."""
+    stream = toy_stream(name="toy", version=1, budget="smoke", experience="demonstrations")
+    options = {"demonstrations.backbone.store": store, "demonstrations.backbone.topk": 3}
+    spec = configuration.agent_spec("frozen", options, "cuda")
+    info = stream.info(0)
+    built = spec.build(info, 7)
+    built.begin_task(info)
+    experience = stream.tasks[0].experience(3)
+    experience.meter.grant(512)
+    built.learn(experience)
+    again = spec.build(info, 8)
+    again.load_state_dict(built.state_dict())
+    for agent in (built, again):
+        memory = agent.state_dict()["learner"]["memory"]
+        assert {leaf.device.type for name, leaf in memory.items() if name.startswith("memory.")} == {"cpu" if store == "paged" else "cuda"}
+    for agent in (built, again):
+        experience = stream.tasks[0].experience(5)
+        experience.meter.grant(512)
+        agent.learn(experience)
+    left, right = (agent.policy(info) for agent in (built, again))
+    x = np.ones((4, info.input_size), dtype=np.float32)
+    assert np.array_equal(left.act(x, left.initial_state(4))[0], right.act(x, right.initial_state(4))[0])

@@ -19,8 +19,9 @@ keys of these layers have unit length times a temperature that each head learns,
 
     prepared          True: heads begin able to read, with these biases and, half of them, with queries like keys (`segment_transformer`).
                       False: all begin as PyTorch draws them, and biases at 0.
-    temperature       with which the heads of memory layers begin; 0: sqrt(D/H). An update moves it by about the learning rate, so that
-                      who has few updates and many entries to tell apart begins higher.
+    temperature       factor: what a head learns is the factor of its scores, which an update moves by about the learning rate. logarithm:
+                      its logarithm (as in CLIP, Radford et al. 2021), so that it can rise as fast as more entries must be told apart.
+                      FoT divides by what it learns. All begin at sqrt(D/H).
     store             where the memory lies and how its nearest entries are found, see `stores.choice`; auto: by size and device
     memory_bytes      0: as many entries as `memory_size` says. Otherwise at most as many as fit a stream's share of these bytes.
 
@@ -56,6 +57,7 @@ from .segment_transformer import Block, SegmentTransformer, rotary, rotate
 INTEGRATIONS = ("gate", "concat")
 DISTANCES = ("bias", "rotary")
 POSITIONS = ("local", "none", "first")
+TEMPERATURES = ("factor", "logarithm")
 
 BUCKETS, EXACT, FARTHEST = 32, 16, 128  # of a bias: one for each distance below EXACT, then geometrically wider up to FARTHEST
 PREFERENCE = 6.0  # of a head for one distance when it begins: 400 times what it gives another one
@@ -122,7 +124,7 @@ class MemorizingTransformer(Backbone):
         distances: Literal["bias", "rotary"] = "bias",
         positions: Literal["local", "none", "first"] = "local",
         prepared: bool = True,
-        temperature: float = 0.0,
+        temperature: Literal["factor", "logarithm"] = "factor",
         store: StoreName = "auto",
         memory_bytes: int = 0,
         dropout: float = 0.0,
@@ -134,8 +136,8 @@ class MemorizingTransformer(Backbone):
                 "memorizing-transformer: segment_length must be at least 1, memory_size, memory_bytes and topk at least 0, "
                 f"got {segment_length}, {memory_size}, {memory_bytes}, {topk}"
             )
-        if temperature < 0:
-            raise UserError(f"memorizing-transformer: temperature must be at least 0, got {temperature}")
+        if temperature not in TEMPERATURES:
+            raise unknown_name("temperature", temperature, TEMPERATURES, "agents/backbones/memorizing_transformer.py")
         if integration not in INTEGRATIONS:
             raise unknown_name("integration", integration, INTEGRATIONS, "agents/backbones/memorizing_transformer.py")
         if distances not in DISTANCES:
@@ -157,9 +159,9 @@ class MemorizingTransformer(Backbone):
             alike=prepared,
         )
         self.memory_layers = tuple(sorted({layer % layers for layer in memory_layers})) if memory_size else ()
-        self.temperatures = nn.ParameterDict(
-            {str(n): nn.Parameter(torch.full((heads, 1, 1), temperature or math.sqrt(width // heads))) for n in self.memory_layers}
-        )
+        self.logarithm = temperature == "logarithm"
+        begins = math.log(math.sqrt(width // heads)) if self.logarithm else math.sqrt(width // heads)
+        self.temperatures = nn.ParameterDict({str(n): nn.Parameter(torch.full((heads, 1, 1), begins)) for n in self.memory_layers})
         placed = [n for n in range(layers) if n not in self.memory_layers or positions != "none"]  # layers that know distances
         self.turning = frozenset(placed) if distances == "rotary" else frozenset()
         self.biases = nn.ParameterDict({str(n): nn.Parameter(first_bias(heads, prepared)) for n in placed if distances == "bias"})
@@ -257,7 +259,9 @@ class MemorizingTransformer(Backbone):
         q, k, v = block.project(h)
         if n not in self.memory_layers:
             return q / math.sqrt(self._width), k, v
-        return functional.normalize(q, dim=-1) * self.temperatures[str(n)], functional.normalize(k, dim=-1), v
+        learned = self.temperatures[str(n)]
+        scale = learned.exp() if self.logarithm else learned
+        return functional.normalize(q, dim=-1) * scale, functional.normalize(k, dim=-1), v
 
     def _attend(
         self, n: int, rows: tuple[Tensor, Tensor, Tensor], place: _Place, memory: State, call: _Call

@@ -2,7 +2,7 @@
 
     segment   every segment begins with a fresh memory: what remains is a model of one segment, the ablation of all recurrence
     episode   every episode, document or example begins with a fresh one: the default
-    task      what was read stays until the next task begins; a policy begins with what its agent remembers
+    task      what was read stays until the next task begins; every episode of a policy begins with what the learner's first lane remembers
     never     what was read stays
 
 The first is a property of reading, and so of a backbone: `ForgetsSegments` puts a reset before each segment. The others are a matter of

@@ -80,11 +80,8 @@ def load(path: Path | str, digest: str, device: torch.device | str = "cpu") -> S
 
 
 def begun(fresh: Callable[[int], State], batch: int, lasting: State | None) -> State:
-    """The memory with which `batch` episodes begin: a `fresh` one, or row by row what the streams of `lasting` remember."""
-    if lasting is None:
-        return fresh(batch)
-    rows = len(next(iter(lasting.values())))
-    return select(lasting, [row % rows for row in range(batch)])
+    """The memory with which each of `batch` episodes begins: a `fresh` one, or what the one stream of `lasting` remembers."""
+    return fresh(batch) if lasting is None else select(lasting, [0] * batch)
 
 
 def _like(mask: Tensor, leaf: Tensor) -> Tensor:

@@ -86,7 +86,6 @@ class Learner(ABC):
         self._scalars: dict[str, Tensor] = {}  # of the last update; read only when asked for, so that no update waits for the device
         self._account: dict[str, Tensor] = {}  # of an external memory: bytes now, entries written and read by all updates
         self._memory: State | None = None  # of the rows of the last batch; None where none is carried
-        self._lanes = 0  # rows of it that came from the experience; the others were replayed
         self._optimizer_steps = 0
 
     def install(self, networks: nn.Module) -> None:
@@ -171,7 +170,6 @@ class Learner(ABC):
                 self._scalars = {"loss": judged.loss}
         self._note(judged.diagnostics or {})
         self._memory = None if batch.whole else states.detach(judged.state)  # backpropagation through time ends with the batch
-        self._lanes = batch.fresh
 
     def _note(self, diagnostics: Mapping[str, Tensor]) -> None:
         bill = {name: value for name, value in diagnostics.items() if name in ACCOUNT}
@@ -215,10 +213,10 @@ class Learner(ABC):
 
     @property
     def lasting_memory(self) -> State | None:
-        """What a policy of now begins with, one row for each lane; None: a fresh memory."""
+        """What every episode of a policy of now begins with: that of the first lane, as one row; None: a fresh memory."""
         if self.scope not in LASTING or self._memory is None:
             return None
-        return copied(states.select(self._memory, slice(self._lanes)))
+        return copied(states.select(self._memory, slice(1)))
 
     def tensor(self, array: NDArray[Any]) -> Tensor:
         """`array` on the learner's device."""
@@ -241,7 +239,6 @@ class Learner(ABC):
             "gradient_steps": self.gradient_steps,
             "randomness": copied(self.randomness.states),
             "memory": copied(self._memory),
-            "lanes": self._lanes,
             "frozen": self.frozen,
             "scalars": copied(self._scalars),
             "account": copied(self._account),
@@ -255,7 +252,7 @@ class Learner(ABC):
         self.randomness.states = [value.cpu() for value in copied(state["randomness"])]
         memory, fresh = copied(state["memory"]), self.networks.initial_state(1)  # type: ignore[operator]
         self._memory = None if memory is None else {name: leaf.to(fresh[name].device) for name, leaf in memory.items()}
-        self._lanes, self.frozen = int(state["lanes"]), bool(state["frozen"])
+        self.frozen = bool(state["frozen"])
         self._scalars, self._account = copied(state["scalars"]), copied(state["account"])
 
 
