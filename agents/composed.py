@@ -1,7 +1,6 @@
 """The agent that is put together from a learner, a backbone and methods, each named in the configuration.
 
 There is no class for a combination: a part is built by its name through the registry, and its constructor is the schema of its options.
-Not here: learning from interaction.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from .methods.method import Chain, Method
 
 
 class Composed:
-    """`demonstrations` and `text` say what to learn with in streams of that kind: {learner: {kind, ...}, backbone: {kind, ...}}.
+    """`demonstrations`, `text`, `interaction`: what to learn with in streams of that kind, {learner: {kind, ...}, backbone: {kind, ...}}.
 
     `methods`: {name: {kind, ...}}, applied in this order. None of them is fine-tuning.
     `device`: auto (CUDA where there is one), cpu, cuda or cuda:N.
@@ -35,10 +34,11 @@ class Composed:
         *,
         demonstrations: dict[str, Any] | None = None,
         text: dict[str, Any] | None = None,
+        interaction: dict[str, Any] | None = None,
         methods: dict[str, Any] | None = None,
         device: str = "auto",
     ) -> None:
-        section = {"demonstrations": demonstrations, "text": text}.get(task.experience)
+        section = {"demonstrations": demonstrations, "text": text, "interaction": interaction}[task.experience]
         if section is None:
             raise UserError(
                 f"this agent has no section '{task.experience}', which the stream needs; add {task.experience}: {{learner, backbone}}"
@@ -55,6 +55,8 @@ class Composed:
         positional = (task, build_backbone, seeding.integer(seed, "learner"), chosen_device(device))
         self._learner: Learner = registry.build("learners", learner_kind, learner_options, *positional, where=f"{task.experience}.learner")
         self._method: Method = Chain({name: _method(name, options, seed) for name, options in (methods or {}).items()})
+        if not self._learner.takes_batches and (name := self._method.needs_batches):
+            raise UserError(f"methods.{name} keeps batches of what was learned from, and {learner_kind} learns from none; leave it out")
         self._learner.install(self._method.wrap_networks(self._learner.networks))
 
     def begin_task(self, task: TaskInfo) -> None:

@@ -4,23 +4,27 @@
     results/reproductions/<claim>/<arm>/...                  packs as `clbench submit` makes them, one for each arm and stream
     results/reproductions.md                                 generated from both; nothing in it is typed by hand
 
-A bar is about the worst seed: it is met where every run of its arm that asks for its task meets it. Bars that fail stay on the page.
+A bar is about the worst seed: it is met where every run of its arm that asks for its task meets it. Bars that fail stay on the page. With
+`times: ARM` it is about the ratio to the run of another arm with the same seed.
 A run belongs to an arm by its stream, its seed and all options of its agent, so that runs under other options never count. Options that
-did not exist when it was made count as what they are by default: a new one does not make the packs of before strangers.
+did not exist when it was made count as what they are by default: a new one does not make the packs of before strangers. Nor does what an
+agent would do with experience of another kind than the stream's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from . import catalogue, derived, registry
 from .errors import UserError, ValidationError
 from .experiment import Experiment, load
 from .files import make_folder, write_whole
+from .interfaces import ExperienceKind
 from .loading import LoadedRun, find_runs
 from .report.formats import MISSING, interval_text
 from .schemas import PARTS
@@ -39,12 +43,21 @@ SIGNS = {"at_least": "≥", "at_most": "≤"}
 
 @dataclass(frozen=True)
 class Bar:
-    """The accuracy of `task` at the end of every run of `arm` is at least (sign 1) or at most (sign -1) `value`."""
+    """At the end of every run of `arm` the accuracy of `task`, over that of the arm `times` if there is one, keeps to `value`."""
 
     arm: str
     task: str
     key: str  # at_least or at_most
     value: float
+    times: str = ""
+
+    def values(self, arms: Mapping[str, Sequence[LoadedRun]]) -> list[float]:
+        """What the bar is about, of each seed; of a ratio those seeds that both arms have."""
+        mine = scores(arms[self.arm]).get(self.task, {})
+        if not self.times:
+            return list(mine.values())
+        other = scores(arms[self.times]).get(self.task, {})
+        return [found / other[seed] if other[seed] else math.inf for seed, found in mine.items() if seed in other]
 
     def met(self, accuracies: Sequence[float]) -> bool:
         """Whether all of them clear the bar."""
@@ -92,22 +105,23 @@ def claim(choice: str) -> Claim:
 
 def _bar(bar: Any, experiment: Experiment, where: str) -> Bar:
     signs = [key for key in SIGNS if isinstance(bar, Mapping) and key in bar]
-    if len(signs) != 1 or set(bar) != {"arm", "task", *signs}:
-        raise UserError(f"{where}: expected arm, task and one of {', '.join(SIGNS)}, got {bar!r}")
-    if bar["arm"] not in experiment.arms:
-        raise UserError(f"{where}: no arm '{bar['arm']}'; arms are {', '.join(experiment.arms)}")
-    return Bar(bar["arm"], str(bar["task"]), signs[0], float(bar[signs[0]]))
+    if len(signs) != 1 or set(bar) - {"times"} != {"arm", "task", *signs}:
+        raise UserError(f"{where}: expected arm, task and one of {', '.join(SIGNS)}, and times for a ratio to another arm, got {bar!r}")
+    for arm in (bar["arm"], bar.get("times", bar["arm"])):
+        if arm not in experiment.arms:
+            raise UserError(f"{where}: no arm '{arm}'; arms are {', '.join(experiment.arms)}")
+    return Bar(bar["arm"], str(bar["task"]), signs[0], float(bar[signs[0]]), bar.get("times", ""))
 
 
-def accuracies(runs: Sequence[LoadedRun]) -> dict[str, list[float]]:
-    """By task the raw score of each run that asks for it, at its end."""
-    found: dict[str, list[float]] = {}
+def scores(runs: Sequence[LoadedRun]) -> dict[str, dict[int, float]]:
+    """By task and seed the raw score of the run, at its end."""
+    found: dict[str, dict[int, float]] = {}
     for run in runs:
         rows = derived.eval_rows(run.manifest, run.events)
         last = max(row["step"] for row in rows)
         for row in rows:
             if row["step"] == last:
-                found.setdefault(row["task_id"], []).append(row["raw_score"])
+                found.setdefault(row["task_id"], {})[run.seed] = row["raw_score"]
     return found
 
 
@@ -158,7 +172,7 @@ def page(shown: Sequence[Claim], results: Path) -> str:
 
 def _section(claim: Claim, folder: Path) -> Iterator[str]:
     arms = {arm: _runs_of(folder / arm, requests) for arm, requests in claim.requests.items()}
-    rows = [_row(bar, accuracies(arms[bar.arm])) for bar in claim.bars]
+    rows = [_row(bar, bar.values(arms)) for bar in claim.bars]
     verdicts = [row[-1] for row in rows]
     counted = ", ".join(f"{verdicts.count(word)} {word}" for word in ("met", "failed", "not run") if word in verdicts)
     yield f"## {claim.name}: {counted}"
@@ -178,11 +192,9 @@ def _section(claim: Claim, folder: Path) -> Iterator[str]:
     yield from (f"| {' | '.join(row)} |" for row in rows)
     yield ""
     for arm, runs in arms.items():
-        curve = accuracies(runs)
+        curve = {task: _mean(list(found.values())) for task, found in scores(runs).items()}
         if curve:
-            yield (
-                f"{arm}, all tasks: " + ", ".join(f"{task} {_mean(found):.3f}" for task, found in sorted(curve.items(), key=_natural)) + "."
-            )
+            yield f"{arm}, all tasks: " + ", ".join(f"{task} {mean:.3f}" for task, mean in sorted(curve.items(), key=_natural)) + "."
             yield ""
 
 
@@ -197,9 +209,15 @@ def _same_run(request: Request, manifest: Mapping[str, Any]) -> bool:
     return (
         (manifest["schema"], manifest["protocol_version"], manifest["order_id"]) == (SCHEMA, PROTOCOL_VERSION, 0)
         and (manifest["seed"], agent["name"]) == (request.seed, request.agent.name)
-        and _same_options(plain(request.agent.options), agent["config"])
+        and _same_options(*(_used(options, request) for options in (plain(request.agent.options), agent["config"])))
         and manifest["stream"]["hash"] == request.stream.hash()
     )
+
+
+def _used(options: Any, request: Request) -> Any:
+    """The options of an agent without what it would do with experience that the stream does not hand out."""
+    others = {*get_args(ExperienceKind)} - {request.stream.tasks[0].info.experience}
+    return {key: value for key, value in options.items() if key not in others} if isinstance(options, Mapping) else options
 
 
 def _same_options(now: Any, then: Any, *path: str) -> bool:
@@ -219,15 +237,16 @@ def _at_default(path: tuple[str, ...], options: Mapping[str, Any], keys: Set[str
     return all(key in known and plain(known[key].default) == options[key] for key in keys)
 
 
-def _row(bar: Bar, found: Mapping[str, list[float]]) -> list[str]:
-    values = found.get(bar.task, [])
-    limit = f"{SIGNS[bar.key]} {bar.value:.2f}"
+def _row(bar: Bar, values: Sequence[float]) -> list[str]:
+    arm, limit = bar.arm, f"{SIGNS[bar.key]} {bar.value:.2f}"
+    if bar.times:
+        arm, limit = f"{bar.arm} / {bar.times}", f"{limit} ×"
     if not values:
-        return [bar.arm, bar.task, "0", MISSING, MISSING, limit, "not run"]
+        return [arm, bar.task, "0", MISSING, MISSING, limit, "not run"]
     spread = interval_text(mean_interval(values)) if len(values) >= RUNS_FOR_INTERVAL else _range(values)
     worst = min(values) if bar.key == "at_least" else max(values)
     return [
-        bar.arm,
+        arm,
         bar.task,
         str(len(values)),
         spread,

@@ -113,6 +113,8 @@ def test_a_page_that_is_not_what_the_packs_say_is_found(tmp_path):
     [
         ("  source: nobody\n", "", "claim: expected a mapping with statement, source, published"),
         ("at_most: 0.5", "at_most: 0.5, at_least: 0.1", r"claim.bars\[1\]: expected arm, task and one of at_least, at_most"),
+        ("at_most: 0.5", "at_most: 0.5, time: kept", r"claim.bars\[1\]: expected arm, task and one of at_least, at_most, and times"),
+        ("at_most: 0.5", "at_most: 0.5, times: keep", r"claim.bars\[1\]: no arm 'keep'; arms are kept, lost, unseen"),
         ("{arm: unseen, task", "{arm: unsaid, task", r"claim.bars\[3\]: no arm 'unsaid'; arms are kept, lost, unseen"),
     ],
 )
@@ -162,3 +164,47 @@ def test_an_option_that_came_later_counts_as_what_it_is_by_default(tmp_path):
     extra = manifest_of(words)
     extra["agent"]["config"]["text"]["learner"]["an_option_that_is_gone"] = 1
     assert not claim.asks_for(extra)
+
+
+def test_a_bar_on_a_ratio_pairs_runs_by_seed(claim, results, tmp_path, task):
+    """The scores of both arms, seed by seed; a seed that one of them lacks has no ratio."""
+    file = tmp_path / "ratio.yaml"
+    bars = [
+        f"{{arm: lost, task: {task}, at_most: 0.5, times: kept}}",
+        f"{{arm: lost, task: {task}, at_least: 0.99, times: kept}}",
+        f"{{arm: unseen, task: {task}, at_least: 0.5, times: kept}}",
+        f"{{arm: kept, task: {task}, at_least: 1.0, times: kept}}",
+    ]
+    head, _, tail = CLAIM.partition("  bars:\n")
+    file.write_text(head + "  bars:\n" + "".join(f"    - {bar}\n" for bar in bars) + tail[tail.index("runs:") :])
+    ratio = reproductions.claim(str(file))
+    shutil.copytree(results / "reproductions" / "remembering", tmp_path / "reproductions" / "remembering")
+    shutil.rmtree(next((tmp_path / "reproductions" / "remembering" / "lost").rglob("runs/s001-*")))
+    arms = {arm: reproductions._runs_of(tmp_path / "reproductions" / "remembering" / arm, asked) for arm, asked in ratio.requests.items()}
+    kept, lost = (reproductions.scores(arms[arm])[task] for arm in ("kept", "lost"))
+    assert set(kept) == {0, 1} and set(lost) == {0}
+    assert ratio.bars[0].values(arms) == [lost[0] / kept[0]]
+    found = rows(reproductions.page([ratio], tmp_path))
+    assert [row["arm"] for row in found] == ["lost / kept", "lost / kept", "unseen / kept", "kept / kept"]
+    assert [row["runs"] for row in found] == ["1", "1", "0", "2"]
+    assert [row["verdict"] for row in found] == ["met", "failed", "not run", "met"]
+    assert [row["bar"] for row in found] == ["≤ 0.50 ×", "≥ 0.99 ×", "≥ 0.50 ×", "≥ 1.00 ×"]
+
+
+def test_what_an_agent_would_do_elsewhere_does_not_make_its_packs_strangers():
+    request = resolve(["stream=toy", "stream.experience=text", "agent=rmt"]).request
+    manifest = {
+        "schema": reproductions.SCHEMA,
+        "protocol_version": reproductions.PROTOCOL_VERSION,
+        "order_id": 0,
+        "seed": request.seed,
+        "stream": {"hash": request.stream.hash()},
+        "agent": {"name": "rmt", "config": json.loads(json.dumps(reproductions.plain(request.agent.options)))},
+    }
+    assert reproductions._same_run(request, manifest)
+    config = manifest["agent"]["config"]
+    del config["interaction"]
+    config["demonstrations"]["learner"]["window"] = 99
+    assert reproductions._same_run(request, manifest)
+    config["text"]["learner"]["batch_size"] = 99
+    assert not reproductions._same_run(request, manifest)

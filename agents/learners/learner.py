@@ -77,6 +77,7 @@ class Learner(ABC):
 
     networks: nn.Module
     optimizer: torch.optim.Optimizer
+    takes_batches = True  # whether it learns from batches that a method may keep and add to
 
     def __init__(self, seed: int, device: torch.device, settings: OptimizerSettings, scope: str = "episode") -> None:
         self.device, self.settings, self.scope = device, settings, scope

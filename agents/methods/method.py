@@ -68,6 +68,11 @@ class Chain(Method):
         super().__init__(seed=0)
         self._methods = dict(methods)
 
+    @property
+    def needs_batches(self) -> str | None:
+        """The name of the first method that looks at what is learned from."""
+        return next((name for name, method in self._methods.items() if type(method).wrap_buffer is not Method.wrap_buffer), None)
+
     def wrap_networks(self, networks: nn.Module) -> nn.Module:
         for method in self._methods.values():
             networks = method.wrap_networks(networks)

@@ -1,7 +1,8 @@
 """Taxi: in one episode a taxi finds, picks up and conveys passengers on a map of its own, of which it sees the 3x3 cells around it.
 
 Sorokin & Burtsev 2019 and their code (griver/pytorch-paac, `multi_task`, MazeBase); spec: language.md 5.9, memory.md 10.2 and 13.7.
-Sub-tasks follow one another without a break: the passenger group {find_p, pickup, convey_p} in the order in which each becomes possible.
+Sub-tasks follow one another without a break: the passenger group {find_p, pickup, convey_p}, or a part of it, in the order in which each
+becomes possible. Where convey_p is left out, a passenger who was picked up is gone and the next one waits.
 find_p: reach the passenger's cell, pickup and dropoff do nothing. pickup: pick up there. convey_p: drop off at the destination. Who fails
 within the limit gets the next possible sub-task, with the map as it stands. After a delivery a new passenger waits elsewhere.
 
@@ -14,13 +15,14 @@ Shape letters: B environments, O observation, C channels, G cells of the padded 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clbench.errors import UserError
+from clbench.errors import UserError, unknown_name
 
 from ..language.generation import Draws, key
 
@@ -56,6 +58,7 @@ class Step(NamedTuple):
     reward: Float  # (B,)
     status: Integer  # (B,) of `Status`
     ended: bool  # the episode of all environments is over; a new one has begun
+    final: Float  # (B, O), what was seen before it did
 
 
 class TaxiWorld:
@@ -78,12 +81,19 @@ class TaxiWorld:
         turn_penalty: float = 0.1,
         success_reward: float = 1.1,
         first_environment: int = 0,
+        group: Sequence[str] = TASKS,
     ) -> None:
         if environments < 1 or not 2 <= stands <= 6 or not 0 <= walls <= 0.4 or episode_steps < 1:
             raise UserError(
                 "taxi: environments and episode_steps must be at least 1, stands 2 to 6, walls 0 to 0.4, "
                 f"got {environments}, {episode_steps}, {stands}, {walls}"
             )
+        for task in group:
+            if task not in TASKS:
+                raise unknown_name("sub-task", task, TASKS, "task_streams/taxi/world.py")
+        if not {"find_p", "pickup"} <= set(group):
+            raise UserError(f"taxi: a world needs the sub-tasks find_p and pickup, got {', '.join(group) or 'none'}")
+        self.conveys = "convey_p" in group
         self.environments, self.seed, self.stands, self.walls, self.episode_steps = environments, seed, stands, walls, episode_steps
         self.turn_penalty, self.success_reward = np.float32(turn_penalty), np.float32(success_reward)
         self._names = first_environment + np.arange(environments)
@@ -149,13 +159,15 @@ class TaxiWorld:
             self._follow(picked, delivered, over)
         reward = np.where(success, self.success_reward, np.float32(0)) - self.turn_penalty
         status = success * int(Status.SUCCESS) + failed * int(Status.FAILED)
-        ended = self._clock == self.episode_steps
-        return Step(self.begin() if ended else self.observation(), reward, status, ended)
+        ended, final = self._clock == self.episode_steps, self.observation()
+        return Step(self.begin() if ended else final, reward, status, ended, final)
 
     def _follow(self, picked: Bool, delivered: Bool, over: Bool) -> None:
         """Let passengers get in and out, and set the next sub-task where one is over."""
         (gone,) = picked.nonzero()
         self.cells[gone, self.passenger[gone], _PASSENGER] = 0
+        if not self.conveys:
+            picked, delivered = np.zeros_like(picked), picked
         self.aboard = (self.aboard | picked) & ~delivered
         (there,) = delivered.nonzero()
         self._deliveries[there] += 1
@@ -163,6 +175,22 @@ class TaxiWorld:
         possible = np.where(self.aboard, CONVEY, np.where(self.position == self.passenger, PICK, FIND))
         self.task = np.where(over, possible, self.task)
         self.task_steps[over] = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which episode it is, and what has become of it; a copy."""
+        arrays = {name: getattr(self, name).copy() for name in _CHANGING}
+        return {"episode": self._episode, "clock": self._clock, **arrays}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken; it is not kept."""
+        self._episode = int(state["episode"]) - 1
+        self.begin()
+        self._clock = int(state["clock"])
+        for name in _CHANGING:
+            setattr(self, name, np.array(state[name]))
+
+
+_CHANGING = ("position", "cells", "aboard", "passenger", "destination", "task", "task_steps", "_stand", "_deliveries")
 
 
 def distances(blocked: Bool, target: Integer) -> Integer:

@@ -39,7 +39,7 @@ def test_an_expert_solves_every_sub_task_in_the_length_of_the_shortest_way(stand
         way = distances(world.blocked, goal)[np.arange(16), world.position] + (world.task != FIND)
         best = np.where(world.task_steps == 0, way, best)
         task, spent = world.task.copy(), world.task_steps + 1
-        _, reward, status, ended = world.step(expert(world))
+        _, reward, status, ended, _ = world.step(expert(world))
         success = status == Status.SUCCESS
         assert (spent[success] == best[success]).all()
         np.testing.assert_allclose(reward, np.where(success, 1.0, -0.1), rtol=1e-6)  # 1.1 for the success, 0.1 for the turn
@@ -173,3 +173,54 @@ def test_the_passenger_is_seen_until_aboard_and_the_next_one_waits_elsewhere() -
 def test_impossible_options_are_refused() -> None:
     with pytest.raises(UserError, match=r"stands 2 to 6, walls 0 to 0\.4, got 4, 300, 1, 0\.15"):
         TaxiWorld(4, stands=1)
+
+
+def test_a_world_that_was_saved_goes_on_as_it_would_have() -> None:
+    for steps in (0, 7, 40, 95):  # in the first episode, and beyond its end
+        world, again = (TaxiWorld(6, seed=1005, stands=3, episode_steps=40) for _ in range(2))
+        actions = random_actions(200, 6, seed=steps)
+        for action in actions[:steps]:
+            world.step(action)
+        state = world.state_dict()
+        again.load_state_dict(state)
+        assert (again.observation() == world.observation()).all()
+        for action in actions[steps:]:
+            left, right = world.step(action), again.step(action)
+            assert all(np.array_equal(one, other) for one, other in zip(left, right, strict=True))
+        other = TaxiWorld(6, seed=1005, stands=3, episode_steps=40)
+        other.load_state_dict(state)  # which neither of the two has changed
+        assert (other.step(actions[steps]).observation == _after(steps, actions)).all()
+
+
+def _after(steps: int, actions: np.ndarray) -> np.ndarray:
+    world = TaxiWorld(6, seed=1005, stands=3, episode_steps=40)
+    for action in actions[:steps]:
+        world.step(action)
+    return world.step(actions[steps]).observation
+
+
+def test_what_was_seen_last_comes_beside_the_first_sight_of_the_next_episode() -> None:
+    world = TaxiWorld(4, seed=1006, episode_steps=3)
+    steps = [world.step(action) for action in random_actions(3, 4)]
+    assert all(np.array_equal(step.final, step.observation) for step in steps[:2])
+    assert steps[2].ended and not np.array_equal(steps[2].final, steps[2].observation)
+
+
+def test_without_convey_p_whoever_was_picked_up_is_gone_and_another_waits() -> None:
+    world = TaxiWorld(8, seed=1007, stands=3, episode_steps=200, group=("find_p", "pickup"))
+    picked, moved = np.zeros(8, dtype=int), np.zeros(8, dtype=int)
+    for _ in range(150):
+        before, task = world.passenger.copy(), world.task.copy()
+        status = world.step(expert(world)).status
+        gone = (task == TASKS.index("pickup")) & (status == Status.SUCCESS)
+        picked += gone
+        assert not world.aboard.any() and not (world.task == CONVEY).any()
+        assert (world.passenger[~gone] == before[~gone]).all()
+        moved += gone & (world.passenger != before)
+    assert (picked > 5).all() and (moved > picked / 3).all()  # the stand at which the last one would have got off is drawn as well
+
+
+@pytest.mark.parametrize("group", [("pickup",), ("find_p", "convey_p"), ("find_p", "pickup", "fly")])
+def test_a_world_that_cannot_be_is_refused(group: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match=r"taxi: a world needs|sub-task"):
+        TaxiWorld(2, group=group)

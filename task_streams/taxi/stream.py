@@ -1,0 +1,82 @@
+"""The Taxi world as a stream: sub-tasks learned together, or one after the others (Sorokin & Burtsev 2019, their continual experiment)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clbench.errors import UserError
+from clbench.stream import Phase, TaskStream, variant
+
+from .task import TaxiTask
+from .world import TASKS
+
+
+def taxi_stream(
+    *,
+    name: str,
+    version: int,
+    budget: str,
+    taught: Sequence[str] = ("find_p+pickup+convey_p",),
+    stands: int = 2,
+    walls: float = 0.15,
+    episode_steps: int = 300,
+    turn_penalty: float = 0.0,
+    from_visit: int = 3,
+    environments: int = 64,
+    units: Sequence[int] = (1_920_000,),
+    points: int = 4,
+    test_episodes: int = 256,
+    boundaries: bool = True,
+    validation: bool = False,
+    window: int = 1,
+) -> TaskStream:
+    """A phase for each entry of `taught`, which names the sub-tasks of its world, joined by +; every entry brings a sub-task of its own.
+
+    The columns are all sub-tasks, asked about in the world that has all of them, from their `from_visit`-th time in an episode on.
+    A phase is said to train the first column that it brings. `units`: environment steps of each phase, over `environments` side by side.
+    """
+    groups = [tuple(part.strip() for part in entry.split("+")) for entry in taught]
+    new = [[task for task in group if not any(task in earlier for earlier in groups[:n])] for n, group in enumerate(groups)]
+    if not groups or not all(new):
+        raise UserError(f"stream '{name}': every entry of taught must bring a sub-task that none before it has, got {list(taught)}")
+    granted = list(units) * (len(groups) if len(units) == 1 else 1)
+    if len(granted) != len(groups):
+        raise UserError(f"stream '{name}': expected units for {len(groups)} phases, got {len(granted)}")
+    if environments < 1 or test_episodes < 1 or from_visit < 1:
+        raise UserError(
+            f"stream '{name}': environments, test_episodes and from_visit must be at least 1, "
+            f"got {environments}, {test_episodes}, {from_visit}"
+        )
+    if uneven := [count for count in granted if count % (environments * points)]:
+        raise UserError(
+            f"stream '{name}': units must be whole steps of {environments} environments at each of {points} points, "
+            f"a multiple of {environments * points}; got {uneven[0]}"
+        )
+    last = tuple(task for task in TASKS if any(task in group for group in groups))
+    options = {"stands": stands, "walls": walls, "episode_steps": episode_steps, "turn_penalty": turn_penalty}
+    tasks = [
+        TaxiTask(
+            task,
+            group=next(group for group in groups if task in group),
+            asked_in=last,
+            environments=environments,
+            test_episodes=test_episodes,
+            from_visit=from_visit,
+            scored_on="validation" if validation else "test",
+            options=options,
+        )
+        for task in last
+    ]
+    stream = TaskStream(
+        name=name,
+        version=version,
+        budget=budget,
+        tasks=tuple(tasks),
+        phases=tuple(Phase((last.index(tasks_new[0]),), count, points) for tasks_new, count in zip(new, granted, strict=True)),
+        boundaries=boundaries,
+        window=window,
+        kind="taxi",
+        options={**options, "taught": list(taught), "from_visit": from_visit, "environments": environments, "test_episodes": test_episodes},
+        description=f"Taxi: {', '.join(last)} on a map of its own in each episode",
+    )
+    return variant(stream, validation=validation)
