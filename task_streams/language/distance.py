@@ -1,4 +1,4 @@
-"""A fact, noise, and a question about the fact far behind it: memorize, detect and reasoning, by the number of segments between.
+"""A fact, noise, and a question about the fact far behind it: memorize, detect, reasoning, copy, reverse, by the segments between.
 
 Bulatov, Kuratov, Burtsev 2023, arXiv:2304.11062 ("Scaling Transformer to 1M tokens"), section 4; spec memory.md 13.3 and language.md 5.4.
 There facts are English sentences in articles; here they are tokens of the closed vocabulary in noise of the same tokens, so that a model
@@ -6,7 +6,12 @@ can learn the task from nothing. The curriculum (a gap after a longer one) is a 
 
     memorize   <fact> a b c d  stands first                              answer a b c d
     detect     <fact> a b c d  stands at the start of a random segment   answer a b c d
+    copy       <fact> and as many symbols as the question asks for (8), which stand first      answer: all of them
+    reverse    the same                                                                         answer: all of them, the last one first
     reasoning  two facts "s <direction> of c", each at the start of a random segment, and the question "c <opposite direction>": answer s
+
+copy and reverse are after Bulatov et al. 2022, arXiv:2207.06881, section 4.1, where the sequence alone fills the segments and copy asks for
+it twice; here one segment holds it, and a memory must bring all of it to the segment of the question.
 
 Text: `<bos> prompt <ans> answer <eos>`, where the prompt fills gap + 1 segments together with the two tokens that stand before it (<bos>,
 and the learner's own first token), so that a model which cuts its input every `segment` tokens reads question and answer in a segment of
@@ -35,9 +40,9 @@ IN_FRONT = 2  # tokens before the prompt: the learner's own first token and <bos
 
 @dataclass(frozen=True)
 class Recollection:
-    """`length` of the first `symbols` symbols behind a marker, in noise of the same symbols; the answer repeats them.
+    """`length` of the first `symbols` symbols behind a marker, in noise of the same symbols; the answer repeats them, or turns them round.
 
-    `anywhere`: the fact begins a random one of the gap + 1 segments (detect) instead of the first (memorize).
+    `anywhere`: the fact begins a random one of the gap + 1 segments (detect) instead of the first.
     """
 
     name: str
@@ -46,6 +51,7 @@ class Recollection:
     anywhere: bool
     length: int = 4
     symbols: int = 10
+    backwards: bool = False
 
     @property
     def least_segment(self) -> int:
@@ -73,6 +79,7 @@ class Recollection:
         answer = SYMBOLS.start + draws.integers("fact", self.symbols, self.length)  # (R, A)
         fact = np.concatenate([np.full((len(draws), 1), vocabulary().id(_FACT)), answer], axis=1)
         put_at_segment(prompt, fact, segments(draws, "segment", self.gap + 1 if self.anywhere else 1), self.segment)
+        answer = answer[:, ::-1] if self.backwards else answer
         return Draft.whole(prompt, answer, np.ones(answer.shape, dtype=bool))
 
     def shortcuts(self, draft: Draft) -> Mapping[str, Float]:
@@ -154,13 +161,23 @@ def _ids(*names: str) -> Integer:
     return np.array([vocabulary().id(name) for name in names])
 
 
-QUESTIONS = ("memorize", "detect", "reasoning")
+QUESTIONS = ("memorize", "detect", "reasoning", "copy", "reverse")
 
 
-def generator(question: str, gap: int, segment: int) -> Recollection | Reasoning:
-    """What draws `question` with `gap` whole segments of `segment` tokens between the first one and the question."""
+def generator(question: str, gap: int, segment: int, length: int = 0) -> Recollection | Reasoning:
+    """What draws `question` with `gap` whole segments of `segment` tokens between the first one and the question.
+
+    `length`: symbols of a fact; 0: 4, and 8 for copy and reverse.
+    """
     name = f"{question}-{gap}"
-    made = Reasoning(name, gap, segment) if question == "reasoning" else Recollection(name, gap, segment, anywhere=question == "detect")
+    if length < 0 or (length and question == "reasoning"):
+        raise UserError(f"{question}: length must be at least 0, and 0 for reasoning, got {length}")
+    length = length or (8 if question in ("copy", "reverse") else 4)
+    made: Recollection | Reasoning
+    if question == "reasoning":
+        made = Reasoning(name, gap, segment)
+    else:
+        made = Recollection(name, gap, segment, anywhere=question == "detect", length=length, backwards=question == "reverse")
     if segment < made.least_segment:
         raise UserError(f"{question}: segment must be at least {made.least_segment} tokens to hold its facts, got {segment}")
     return made

@@ -82,6 +82,7 @@ def distance_stream(
     trained: Sequence[int] = (0, 1, 3),
     probed: Sequence[int] = (),
     segment: int = 8,
+    length: int = 0,
     units: Sequence[int] = (32_000,),
     points: int = 2,
     test_examples: int = 256,
@@ -92,11 +93,12 @@ def distance_stream(
     validation: bool = False,
     window: int = 1,
 ) -> TaskStream:
-    """A curriculum over distance: `question` (memorize, detect, reasoning) is trained at the gaps `trained`, one phase each, in order.
+    """A curriculum over distance: `question`, one of `distance.QUESTIONS`, is trained at the gaps `trained`, one phase each, in order.
 
     A gap counts whole segments of `segment` tokens between the first one and the question. The columns are the gaps `trained` and
-    `probed`; those only probed are never trained, and say how far the memory reaches beyond what it saw. `units`: training examples of
-    each phase; one number stands for all. `mixed`: a phase trains its gap and all before it in equal parts, so that none is forgotten.
+    `probed`; those only probed are never trained, and say how far the memory reaches beyond what it saw. `length`: symbols of a fact; 0: 4,
+    and 8 for copy and reverse. `units`: training examples of each phase; one number stands for all. `mixed`: a phase trains its gap and
+    all before it in equal parts, so that none is forgotten.
     """
     if question not in distance.QUESTIONS:
         raise unknown_name("question", question, distance.QUESTIONS, "task_streams/language/distance.py")
@@ -106,7 +108,7 @@ def distance_stream(
         )
     granted = _granted(name, units, len(trained))
     gaps = [*trained, *(gap for gap in probed if gap not in trained)]
-    made = [distance.generator(question, gap, segment) for gap in gaps]
+    made = [distance.generator(question, gap, segment, length) for gap in gaps]
     return _without_cues(
         made,
         distance.floor,
@@ -117,7 +119,7 @@ def distance_stream(
         boundaries=boundaries,
         window=window,
         kind="distance",
-        options={"question": question, "segment": segment},
+        options={"question": question, "segment": segment, **({"length": length} if length else {})},
         description=f"{question}: a fact, noise, and a question {min(gaps)} to {max(gaps)} segments later",
         test_examples=test_examples,
         joint=joint,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -405,3 +407,67 @@ def test_spec_digests_tell_shapes_apart() -> None:
     assert digest("transformer-xl") != digest("transformer-xl", layers=3)
     assert digest("infinity-former") != digest("infinity-former", basis_functions=L, memory_length=2 * L)  # as many vectors in all
     assert digest("infinity-former") != digest("infinity-former", sticky=True)
+
+
+# -- a memory outlives its process ------------------------------------------------------------------------------------------
+
+ELSEWHERE = """
+import importlib.util, sys
+from pathlib import Path
+import torch
+from clbench.agents.backbones import state as states
+spec = importlib.util.spec_from_file_location("cases", sys.argv[2])
+cases = importlib.util.module_from_spec(spec)
+sys.modules["cases"] = cases
+spec.loader.exec_module(cases)
+torch.set_num_threads(1)
+for folder in sorted(Path(sys.argv[1]).iterdir()):
+    kind, options = cases.CASES[folder.name]
+    backbone = kind(5, **options).double()
+    backbone.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    state = states.load(folder / "state.pt", backbone.spec.digest)
+    told = torch.load(folder / "told.pt", weights_only=True)
+    with torch.no_grad():
+        output = backbone(told["x"], state, reset=told["reset"])
+    torch.save({"hidden": output.hidden, **{f"state.{name}": leaf for name, leaf in output.state.items()}}, folder / "found.pt")
+"""
+
+
+@pytest.fixture(scope="module")
+def continued(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """By backbone what reading on gave here, and what it gave in a process that knows files alone; one process for all."""
+    root = tmp_path_factory.mktemp("elsewhere")
+    here: dict[str, dict[str, Tensor]] = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for name, (kind, options) in CASES.items():
+            here[name] = _saved(kind(5, **options).double(), root / name)
+    torch.set_num_threads(threads)
+    subprocess.run([sys.executable, "-c", ELSEWHERE, str(root), __file__], check=True, cwd=root)
+    return {name: (found, torch.load(root / name / "found.pt", weights_only=True)) for name, found in here.items()}
+
+
+def _saved(backbone: Backbone, folder: Path) -> dict[str, Tensor]:
+    folder.mkdir()
+    x, later = stream(3 * L + 2), stream(2 * L + 1)
+    reset = torch.zeros(later.shape[:2], dtype=torch.bool)
+    reset[1, 3] = True
+    with torch.no_grad():
+        state = backbone(x, backbone.initial_state(B)).state
+        torch.save(backbone.state_dict(), folder / "weights.pt")
+        torch.save({"x": later, "reset": reset}, folder / "told.pt")
+        states.save(state, folder / "state.pt", backbone.spec.digest)
+        output = backbone(later, state, reset=reset)
+    return {"hidden": output.hidden, **{f"state.{name}": leaf for name, leaf in output.state.items()}}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_x5_read_on_in_a_new_process_it_gives_the_same_bits(
+    name: str, continued: dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]
+) -> None:
+    here, there = continued[name]
+    assert here.keys() == there.keys()
+    for key, leaf in here.items():
+        assert leaf.dtype == there[key].dtype and torch.equal(leaf, there[key]), key

@@ -13,8 +13,9 @@ from clbench.task_streams.language.generation import Examples
 from clbench.task_streams.language.stream import distance_stream
 from clbench.task_streams.language.vocabulary import ANS, vocabulary
 
-SEGMENTS = {"memorize": 8, "detect": 8, "reasoning": 16}
+SEGMENTS = {"memorize": 8, "detect": 8, "reasoning": 16, "copy": 12, "reverse": 11}
 CASES = [(question, gap) for question in SEGMENTS for gap in (0, 1, 4)]
+FROZEN = [case for case in CASES if case[0] not in ("copy", "reverse")]
 FACT = vocabulary().id("<fact>")
 OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
 ROWS = 300
@@ -34,7 +35,8 @@ def answered(question: str, row: list[int]) -> list[int]:
     facts = [place for place, token in enumerate(row) if token == FACT]
     if question != "reasoning":
         (fact,) = facts
-        return row[fact + 1 : fact + 5]
+        found = row[fact + 1 : fact + (9 if question in ("copy", "reverse") else 5)]
+        return found[::-1] if question == "reverse" else found
     names = [vocabulary().name(token) for token in row[ask + 1 : ask + 3]]  # "bathroom west": what is the bathroom west of?
     said = [[vocabulary().name(token) for token in row[fact + 1 : fact + 4]] for fact in facts]
     (place,) = [subject for subject, direction, centre in said if centre == names[0] and OPPOSITE[direction] == names[1]]
@@ -48,7 +50,9 @@ def test_the_answer_follows_from_the_facts(question: str, gap: int) -> None:
         answer = answered(question, row)
         ask = row.index(ANS)
         assert row[ask + 1 : ask + 1 + len(answer)] == answer
-        assert np.flatnonzero(scored).tolist() == ([ask + 3, ask + 4] if question == "reasoning" else list(range(ask + 1, ask + 6)))
+        assert np.flatnonzero(scored).tolist() == (
+            [ask + 3, ask + 4] if question == "reasoning" else list(range(ask + 1, ask + 2 + len(answer)))
+        )
 
 
 @pytest.mark.parametrize(("question", "gap"), CASES)
@@ -59,7 +63,7 @@ def test_question_and_answer_have_a_segment_of_their_own_behind_the_gap(question
     assert (asked == (gap + 1) * length).all()  # the first token of segment gap + 1; what came in front fills 0..gap
     assert tokens.shape[1] - 1 <= (gap + 2) * length  # the last token is never read, so that the answer fits
     first = np.argmax(tokens == FACT, axis=1) // length
-    if question == "memorize":
+    if question != "detect" and question != "reasoning":
         assert (first == 0).all()
     else:
         assert set(first.tolist()) == set(range(gap + 1))
@@ -98,7 +102,7 @@ def test_the_floor_is_the_best_shortcut(question: str, gap: int, expected: float
 
 def test_examples_are_what_they_were() -> None:
     """A change here is a new version of the streams."""
-    text = b"".join(examples(question, gap, rows=20)[0].astype("<i8").tobytes() for question, gap in CASES)
+    text = b"".join(examples(question, gap, rows=20)[0].astype("<i8").tobytes() for question, gap in FROZEN)
     assert hashlib.sha256(text).hexdigest()[:16] == "59c822da7e844ccb"
 
 
@@ -121,6 +125,9 @@ def test_mixed_phases_train_all_gaps_so_far_under_a_name_of_their_own() -> None:
         ({"trained": [-1]}, r"trained and probed must be gaps >= 0, at least one trained, got \[-1\] and \[\]"),
         ({"trained": []}, "at least one trained"),
         ({"units": [1, 2]}, "expected units for 3 phases, got 2"),
+        ({"question": "copy"}, "copy: segment must be at least 11 tokens to hold its facts, got 8"),
+        ({"question": "reasoning", "segment": 16, "length": 3}, "length must be at least 0, and 0 for reasoning, got 3"),
+        ({"length": -1}, "length must be at least 0"),
         ({"segment": 6}, "memorize: segment must be at least 7 tokens to hold its facts, got 6"),
         ({"question": "reasoning", "segment": 9}, "reasoning: segment must be at least 10 tokens"),
         ({"test_examples": 0}, "test_examples must be > 0, got 0"),
@@ -129,3 +136,14 @@ def test_mixed_phases_train_all_gaps_so_far_under_a_name_of_their_own() -> None:
 def test_impossible_options_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         distance_stream(**({"name": "d", "version": 1, "budget": "smoke", "question": "memorize", "units": [320]} | options))  # type: ignore[arg-type]
+
+
+def test_copied_examples_are_what_they_were_and_a_length_is_part_of_the_stream() -> None:
+    """A change here is a new version of the streams."""
+    text = b"".join(examples(question, gap, rows=20)[0].astype("<i8").tobytes() for question, gap in CASES if (question, gap) not in FROZEN)
+    assert hashlib.sha256(text).hexdigest()[:16] == "e5f12892050bbc00"
+    plain, same, longer = (
+        distance_stream(name="d", version=1, budget="smoke", question="copy", segment=20, units=[64], length=length) for length in (0, 8, 9)
+    )
+    assert plain.hash() != longer.hash() != same.hash()
+    assert [task.scale for task in plain.tasks] == [task.scale for task in same.tasks]
