@@ -58,6 +58,10 @@ class NearestNeighbour:
                 "nearest-neighbour: neighbours, capacity and suffix must be at least 1 and smoothing > 0, "
                 f"got {neighbours}, {capacity}, {suffix}, {smoothing}"
             )
+        if task.experience == "interaction":
+            raise UserError(
+                "nearest-neighbour copies what it was shown, and in a world to act in nobody shows it anything; take another agent"
+            )
         searches = {"auto": FaissSearch if find_spec("faiss") else TorchSearch, "faiss": FaissSearch, "torch": TorchSearch}
         if index not in searches:
             raise UserError(f"nearest-neighbour: index: expected auto, faiss or torch, got '{index}'")

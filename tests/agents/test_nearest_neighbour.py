@@ -156,3 +156,8 @@ def test_impossible_options_are_refused():
         NearestNeighbour(CONTROL, 0, index="annoy")
     with pytest.raises(UserError, match="must be at least 1 and smoothing > 0, got 0, 20000"):
         NearestNeighbour(CONTROL, 0, neighbours=0)
+
+
+def test_where_it_would_have_to_act_it_says_so():
+    with pytest.raises(UserError, match="nearest-neighbour copies what it was shown"):
+        NearestNeighbour(TaskInfo(None, 1, "interaction", 4, 2), 0)
