@@ -29,7 +29,7 @@ from .loading import LoadedRun, find_runs
 from .report.formats import MISSING, interval_text
 from .schemas import PARTS
 from .statistics import RUNS_FOR_INTERVAL, mean_interval
-from .store import SCHEMA
+from .store import SCHEMA, read_json
 from .stream import PROTOCOL_VERSION, plain
 
 if TYPE_CHECKING:
@@ -132,13 +132,13 @@ def pack(claim: Claim, runs_dir: Path, results: Path, date: str) -> list[Path]:
     """Pack the finished runs of `claim` below `runs_dir`, one pack for each arm and stream that has none yet; returns the new ones."""
     from .submissions import pack as packed
 
-    there = [path.parent for path in sorted(runs_dir.rglob("DONE"))]
+    there = {path.parent: read_json(path.with_name("run.json")) for path in sorted(runs_dir.rglob("DONE"))}
     made: list[Path] = []
     for arm, requests in claim.requests.items():
         target = results / "reproductions" / claim.name / arm
         have = _runs_of(target, requests)
-        missing = {request.run_key for request in requests if not any(_same_run(request, run.manifest) for run in have)}
-        mine = [folder for folder in there if folder.name.rpartition("-")[2] in missing]
+        missing = [request for request in requests if not any(_same_run(request, run.manifest) for run in have)]
+        mine = [folder for folder, manifest in there.items() if any(_same_run(request, manifest) for request in missing)]
         for stream in sorted({folder.parents[2].name for folder in mine}):
             alike = [folder for folder in mine if folder.parents[2].name == stream]
             made.append(packed(alike, target, team="clbench", date=date, tuning=claim.text("tuning"), notes=f"arm {arm} of {claim.name}"))
