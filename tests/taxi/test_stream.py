@@ -120,7 +120,11 @@ def test_a_stream_that_cannot_be_is_refused_in_one_line(options: dict[str, Any],
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("agent", ["sem", "lstm", "rmt", "transformer-xl", "gated-deltanet"])
+AGENTS = ["sem", "lstm", "rmt", "transformer-xl", "gated-deltanet", "armt", "memorizing-transformer", "focused-transformer"]
+AGENTS += ["memory-transformer", "infinity-former", "transformer", "fine-tuning", "reset", "random"]
+
+
+@pytest.mark.parametrize("agent", AGENTS)
 def test_agents_with_a_memory_live_through_it_and_a_seed_gives_one_run(agent: str) -> None:
     spec = configuration.agent_spec(agent, None, "cpu")
     made = replace(stream(episode_steps=30))
