@@ -209,7 +209,8 @@ class Learner(ABC):
         kept = min(rows, len(next(iter(memory.values()))))
         memory = states.select(memory, slice(kept))
         if kept < rows:  # replayed rows have joined; they start, so that any memory does
-            memory = states.cat([memory, states.detach(states.select(self._fresh_memory(batch), slice(kept, rows)))])
+            fresh = states.detach(states.select(self._fresh_memory(batch), slice(kept, rows)))
+            memory = states.cat([memory, {name: leaf.to(memory[name].device) for name, leaf in fresh.items()}])
         return memory, self.tensor(starts) if starts.any() else None
 
     @property
@@ -251,8 +252,10 @@ class Learner(ABC):
         self.optimizer.load_state_dict(copied(state["optimizer"]))
         self._optimizer_steps, self.gradient_steps = int(state["optimizer_steps"]), int(state["gradient_steps"])
         self.randomness.states = [value.cpu() for value in copied(state["randomness"])]
-        memory, fresh = copied(state["memory"]), self.networks.initial_state(1)  # type: ignore[operator]
-        self._memory = None if memory is None else {name: leaf.to(fresh[name].device) for name, leaf in memory.items()}
+        self._memory = memory = copied(state["memory"])
+        if memory:  # a store may keep its leaves elsewhere than the networks are
+            fresh = self.networks.initial_state(len(next(iter(memory.values()))))  # type: ignore[operator]
+            self._memory = {name: leaf.to(fresh[name].device) for name, leaf in memory.items()}
         self.frozen = bool(state["frozen"])
         self._scalars, self._account = copied(state["scalars"]), copied(state["account"])
 

@@ -32,7 +32,7 @@ STORES: dict[str, Callable[[], MemoryStore]] = {
     "faiss-ivf": lambda: FaissStore(InvertedFile()),  # approximate, in clusters
     "faiss-hnsw": lambda: FaissStore(Graph()),  # approximate, along a graph
 }
-SHARE_OF_FREE_MEMORY = 0.25  # a write that keeps the old state needs the memory twice, the model and its gradients the rest
+SHARE_OF_MEMORY = 0.25  # a write that keeps the old state needs the memory twice, the model and its gradients the rest
 
 
 def named(name: str) -> MemoryStore:
@@ -53,10 +53,13 @@ def choose(
     dtype: torch.dtype | None = None,
     device_bytes: int | None = None,
 ) -> MemoryStore:
-    """The fastest exact store for a memory of this shape that fits `device_bytes` (None: a quarter of what is free now)."""
+    """The fastest exact store for a memory of this shape that fits `device_bytes` (None: a quarter of what the device has, used or not).
+
+    So that the same shape always lies in the same place.
+    """
     device, ring = torch.device(device), RingStore()
     if device.type != "cuda":
         return ring
-    room = SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0] if device_bytes is None else device_bytes
+    room = SHARE_OF_MEMORY * torch.cuda.get_device_properties(device).total_memory if device_bytes is None else device_bytes
     needed = batch * capacity * ring.entry_bytes(heads, key_width, value_width, dtype)
     return ring if needed <= room else PagedStore()
