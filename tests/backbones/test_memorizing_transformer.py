@@ -369,3 +369,14 @@ def test_plain_heads_begin_as_pytorch_draws_them() -> None:
     assert not torch.equal(q[:4], k[:4])
     q, k, _ = prepared.trunk.blocks[0].project_in.weight.chunk(3)
     assert torch.equal(q[:4], k[:4])
+
+
+def test_what_a_head_learns_is_its_factor_or_the_logarithm_of_it(make: Make) -> None:
+    factor, logarithm = make(), make(temperature="logarithm")
+    weights = factor.state_dict()
+    logarithm.load_state_dict({name: leaf.abs().log() if name.startswith("temperatures") else leaf for name, leaf in weights.items()})
+    factor.load_state_dict({name: leaf.abs() if name.startswith("temperatures") else leaf for name, leaf in weights.items()})
+    x = tokens(3 * L, 2)
+    torch.testing.assert_close(read(logarithm, x), read(factor, x), atol=1e-12, rtol=0)
+    begins = [MemorizingTransformer(5, width=16, heads=2, temperature=kind).temperatures["1"] for kind in ("factor", "logarithm")]
+    torch.testing.assert_close(begins[1].exp(), begins[0])

@@ -10,11 +10,12 @@ import pytest
 
 from clbench import configuration, runs, seeding
 from clbench.errors import UserError
+from clbench.experience import Interaction
 from clbench.interfaces import Policy
 from clbench.store import determined
 from clbench.task_streams.taxi.expert import expert
 from clbench.task_streams.taxi.stream import taxi_stream
-from clbench.task_streams.taxi.task import later_visits
+from clbench.task_streams.taxi.task import Lockstep, later_visits
 from clbench.task_streams.taxi.world import TASKS, TaxiWorld
 
 
@@ -54,6 +55,19 @@ def test_a_driver_who_knows_the_map_scores_about_one_and_one_who_dawdles_half() 
 
 def _policy(driver: Driver) -> Policy:
     return driver
+
+
+def test_the_largest_number_is_the_action_and_what_comes_back_is_the_worlds() -> None:
+    world, experience = TaxiWorld(4, seed=1011, episode_steps=5), Interaction(Lockstep(TaxiWorld(4, seed=1011, episode_steps=5)))
+    experience.meter.grant(4 * 12)
+    draws = np.random.default_rng(0)
+    for _ in range(12):
+        assert np.array_equal(experience.observation, world.observation())
+        numbers = draws.uniform(-1, 1, (4, 6))
+        step, transition = world.step(numbers.argmax(1)), experience.step(numbers)
+        assert np.array_equal(transition.reward, step.reward) and not transition.terminated.any()
+        assert (transition.truncated == step.ended).all()
+        assert np.array_equal(transition.next_observation, step.observation) and np.array_equal(transition.final_observation, step.final)
 
 
 def test_later_visits_count_by_hand() -> None:
