@@ -172,15 +172,18 @@ def test_e6_single_steps_write_the_same_memory_as_segments(build: Callable[..., 
 
 
 def test_e7_padding_on_the_right_moves_no_write_row(build: Callable[..., Backbone]) -> None:
-    """Three tokens and five pads, then the fourth token: the segment is written as if the pads had not been there."""
+    """Three tokens of one stream and two of the other, pads, then the rest: segments are written as if the pads had not been there."""
     backbone = build(RecurrentMemoryTransformer, **RMT)
-    x = stream(L)
+    x, lengths = stream(L), torch.tensor([[3], [2]])
     expected = backbone(x, backbone.initial_state(2))
-    padded = torch.cat([x[:, :3], stream(5)], dim=1)
-    pad = (torch.arange(8) >= 3).expand(2, -1)
+    pad = torch.arange(8) >= lengths
+    padded = torch.where(pad[..., None], stream(8), torch.cat([x, stream(8 - L)], dim=1))
     first = backbone(padded, backbone.initial_state(2), pad=pad)
-    last = backbone(x[:, 3:], first.state)
-    torch.testing.assert_close(torch.cat([first.hidden[:, :3], last.hidden], 1), expected.hidden, atol=1e-9, rtol=0)
+    rest = torch.stack([torch.cat([x[0, 3:], stream(1)[0]]), x[1, 2:]])
+    last = backbone(rest, first.state, pad=torch.tensor([[False, True], [False, False]]))
+    for b, length in enumerate(lengths[:, 0].tolist()):
+        hidden = torch.cat([first.hidden[b, :length], last.hidden[b, : L - length]])
+        torch.testing.assert_close(hidden, expected.hidden[b], atol=1e-9, rtol=0)
     torch.testing.assert_close(last.state["memory"], expected.state["memory"], atol=1e-9, rtol=0)
 
 

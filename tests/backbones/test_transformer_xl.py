@@ -59,7 +59,7 @@ def test_f2_the_receptive_field_is_one_segment_and_a_memory_per_layer(build: Cal
     x = stream(8 * L)
     reference = backbone(x, backbone.initial_state(2)).hidden
     oldest = 7 * L - 2 * memory_length  # what the last segment reaches: 2 layers of memory before its own start
-    for t, seen in ((oldest - 1, False), (oldest, True)):
+    for t, seen in ((t, t >= oldest) for t in range(7 * L)):
         changed = x.clone()
         changed[:, t] += 1
         hidden = backbone(changed, backbone.initial_state(2)).hidden
