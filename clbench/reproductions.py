@@ -5,7 +5,8 @@
     results/reproductions.md                                 generated from both; nothing in it is typed by hand
 
 A bar is about the worst seed: it is met where every run of its arm that asks for its task meets it. Bars that fail stay on the page. With
-`times: ARM` it is about the ratio to the run of another arm with the same seed.
+`times: ARM` it is about the ratio to the run of another arm with the same seed; with `of: [A, B]` about the fact A over the fact B, each
+summed over the episodes of the last evaluation (steps over successes: how many steps a success took), and not about the mean score.
 A run belongs to an arm by its stream, its seed and all options of its agent, so that runs under other options never count. Options that
 did not exist when it was made count as what they are by default: a new one does not make the packs of before strangers. Nor does what an
 agent would do with experience of another kind than the stream's.
@@ -29,7 +30,7 @@ from .loading import LoadedRun, find_runs
 from .report.formats import MISSING, interval_text
 from .schemas import PARTS
 from .statistics import RUNS_FOR_INTERVAL, mean_interval
-from .store import SCHEMA, read_json
+from .store import SCHEMA, merge, read_json
 from .stream import PROTOCOL_VERSION, plain
 
 if TYPE_CHECKING:
@@ -50,14 +51,20 @@ class Bar:
     key: str  # at_least or at_most
     value: float
     times: str = ""
+    of: tuple[str, str] | None = None
 
     def values(self, arms: Mapping[str, Sequence[LoadedRun]]) -> list[float]:
         """What the bar is about, of each seed; of a ratio those seeds that both arms have."""
-        mine = scores(arms[self.arm]).get(self.task, {})
+        mine = self._measured(arms[self.arm])
         if not self.times:
             return list(mine.values())
-        other = scores(arms[self.times]).get(self.task, {})
+        other = self._measured(arms[self.times])
         return [found / other[seed] if other[seed] else math.inf for seed, found in mine.items() if seed in other]
+
+    def _measured(self, runs: Sequence[LoadedRun]) -> dict[int, float]:
+        if self.of is None:
+            return scores(runs).get(self.task, {})
+        return {run.seed: found for run in runs if (found := _pooled(run, self.task, *self.of)) is not None}
 
     def met(self, accuracies: Sequence[float]) -> bool:
         """Whether all of them clear the bar."""
@@ -105,12 +112,15 @@ def claim(choice: str) -> Claim:
 
 def _bar(bar: Any, experiment: Experiment, where: str) -> Bar:
     signs = [key for key in SIGNS if isinstance(bar, Mapping) and key in bar]
-    if len(signs) != 1 or set(bar) - {"times"} != {"arm", "task", *signs}:
+    if len(signs) != 1 or set(bar) - {"times", "of"} != {"arm", "task", *signs}:
         raise UserError(f"{where}: expected arm, task and one of {', '.join(SIGNS)}, and times for a ratio to another arm, got {bar!r}")
+    of = bar.get("of")
+    if of is not None and not (isinstance(of, Sequence) and len(of) == 2 and all(isinstance(fact, str) for fact in of)):
+        raise UserError(f"{where}: of: expected the names of two facts, such as [steps, successes], got {of!r}")
     for arm in (bar["arm"], bar.get("times", bar["arm"])):
         if arm not in experiment.arms:
             raise UserError(f"{where}: no arm '{arm}'; arms are {', '.join(experiment.arms)}")
-    return Bar(bar["arm"], str(bar["task"]), signs[0], float(bar[signs[0]]), bar.get("times", ""))
+    return Bar(bar["arm"], str(bar["task"]), signs[0], float(bar[signs[0]]), bar.get("times", ""), None if of is None else (of[0], of[1]))
 
 
 def scores(runs: Sequence[LoadedRun]) -> dict[str, dict[int, float]]:
@@ -123,6 +133,19 @@ def scores(runs: Sequence[LoadedRun]) -> dict[str, dict[int, float]]:
             if row["step"] == last:
                 found.setdefault(row["task_id"], {})[run.seed] = row["raw_score"]
     return found
+
+
+def _pooled(run: LoadedRun, task: str, numerator: str, denominator: str) -> float | None:
+    """One fact over another, summed over the episodes of the last evaluation of `task`; None where there is none."""
+    asked = [record for record in merge(run.events) if record["kind"] == "eval" and record["task_id"] == task]
+    if not asked:
+        return None
+    last = max(asked, key=lambda record: record["step"])
+    for fact in (numerator, denominator):
+        if fact not in last:
+            raise ValidationError(f"{run.origin}: {task} has no fact '{fact}' that a bar asks for")
+    above, below = (math.fsum(value for value in last[fact] if value is not None) for fact in (numerator, denominator))
+    return above / below if below else math.inf
 
 
 # -- packing -------------------------------------------------------------------------------------------------------------
@@ -164,7 +187,10 @@ def page(shown: Sequence[Claim], results: Path) -> str:
     """The whole page about the claims `shown`."""
     lines = ["# Reproductions", ""]
     lines += ["What papers claim, run again at a size for two CPU cores. Generated by `clbench reproductions` from the packs under"]
-    lines += ["`reproductions/`. Numbers are raw accuracies at the end of the run; a bar is about the worst seed. What fails stays.", ""]
+    lines += [
+        "`reproductions/`. Numbers are raw scores at the end of the run (accuracies, where nothing else is said); a bar is about the worst seed. What fails stays.",
+        "",
+    ]
     for claim in shown:
         lines += [*_section(claim, results / "reproductions" / claim.name), ""]
     return "\n".join(lines).rstrip("\n") + "\n"
@@ -187,7 +213,7 @@ def _section(claim: Claim, folder: Path) -> Iterator[str]:
         yield f"- Found: {claim.text('found')}"
     yield f"- Run it: `clbench run experiment={FOLDER}{claim.name}`"
     yield ""
-    yield "| Arm | Task | Runs | Accuracy | Worst | Bar | |"
+    yield "| Arm | Task | Runs | Value | Worst | Bar | |"
     yield "|---|---|---|---|---|---|---|"
     yield from (f"| {' | '.join(row)} |" for row in rows)
     yield ""
@@ -239,15 +265,16 @@ def _at_default(path: tuple[str, ...], options: Mapping[str, Any], keys: Set[str
 
 def _row(bar: Bar, values: Sequence[float]) -> list[str]:
     arm, limit = bar.arm, f"{SIGNS[bar.key]} {bar.value:.2f}"
+    task = bar.task if bar.of is None else f"{bar.task}, {bar.of[0]} / {bar.of[1]}"
     if bar.times:
         arm, limit = f"{bar.arm} / {bar.times}", f"{limit} ×"
     if not values:
-        return [arm, bar.task, "0", MISSING, MISSING, limit, "not run"]
+        return [arm, task, "0", MISSING, MISSING, limit, "not run"]
     spread = interval_text(mean_interval(values)) if len(values) >= RUNS_FOR_INTERVAL else _range(values)
     worst = min(values) if bar.key == "at_least" else max(values)
     return [
         arm,
-        bar.task,
+        task,
         str(len(values)),
         spread,
         f"{worst:.3f}",

@@ -114,6 +114,7 @@ def test_a_page_that_is_not_what_the_packs_say_is_found(tmp_path):
         ("  source: nobody\n", "", "claim: expected a mapping with statement, source, published"),
         ("at_most: 0.5", "at_most: 0.5, at_least: 0.1", r"claim.bars\[1\]: expected arm, task and one of at_least, at_most"),
         ("at_most: 0.5", "at_most: 0.5, time: kept", r"claim.bars\[1\]: expected arm, task and one of at_least, at_most, and times"),
+        ("at_most: 0.5", "at_most: 0.5, of: steps", r"claim.bars\[1\]: of: expected the names of two facts"),
         ("at_most: 0.5", "at_most: 0.5, times: keep", r"claim.bars\[1\]: no arm 'keep'; arms are kept, lost, unseen"),
         ("{arm: unseen, task", "{arm: unsaid, task", r"claim.bars\[3\]: no arm 'unsaid'; arms are kept, lost, unseen"),
     ],
@@ -208,3 +209,21 @@ def test_what_an_agent_would_do_elsewhere_does_not_make_its_packs_strangers():
     assert reproductions._same_run(request, manifest)
     config["text"]["learner"]["batch_size"] = 99
     assert not reproductions._same_run(request, manifest)
+
+
+def test_a_bar_on_facts_sums_them_over_the_last_episodes(claim, results, tmp_path, task):
+    """Of the toy: its length, six steps an episode, over its score."""
+    file = tmp_path / "facts.yaml"
+    file.write_text(
+        CLAIM.replace("arm: kept, task: TASK, at_least: 0.5", "arm: kept, task: TASK, at_least: 6, of: [length, score]").replace(
+            "TASK", task
+        )
+    )
+    facts = reproductions.claim(str(file))
+    arms = {arm: reproductions._runs_of(results / "reproductions" / "remembering" / arm, asked) for arm, asked in facts.requests.items()}
+    found = reproductions.scores(arms["kept"])[task]
+    assert facts.bars[0].values(arms) == pytest.approx([6 / found[seed] for seed in (0, 1)])
+    assert rows(reproductions.page([facts], results))[0]["task"] == f"{task}, length / score"
+    file.write_text(file.read_text().replace("[length, score]", "[length, wins]"))
+    with pytest.raises(ValidationError, match="has no fact 'wins' that a bar asks for"):
+        reproductions.claim(str(file)).bars[0].values(arms)
