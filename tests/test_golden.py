@@ -19,6 +19,12 @@ SPECS = {
     "detect": "47c9ab947f9e546a",
     "reasoning": "b6fe04007bfc84ba",
     "drift": "3c21cea8fc2fa776",
+    "lookup": "e1b9e1a8256b7e9e",
+    "recall": "6d9422da3ae71fa4",
+    "overwrite": "d7fb6ccca7b13caf",
+    "copy": "24a3705d76eb4217",
+    "reverse": "d53c3000bdc59fcc",
+    "taxi": "ea9bff042fcad342",
 }
 
 
