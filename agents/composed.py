@@ -15,6 +15,7 @@ from clbench.experience import Experience
 from clbench.interfaces import Policy, Predictor, TaskInfo
 
 from .backbones.backbone import Backbone
+from .learners.batch_learner import BatchLearner
 from .learners.device import chosen_device
 from .learners.learner import Learner, trainable
 from .methods.method import Chain, Method
@@ -55,7 +56,7 @@ class Composed:
         positional = (task, build_backbone, seeding.integer(seed, "learner"), chosen_device(device))
         self._learner: Learner = registry.build("learners", learner_kind, learner_options, *positional, where=f"{task.experience}.learner")
         self._method: Method = Chain({name: _method(name, options, seed) for name, options in (methods or {}).items()})
-        if not self._learner.takes_batches and (name := self._method.needs_batches):
+        if not isinstance(self._learner, BatchLearner) and (name := self._method.needs_batches):
             raise UserError(f"methods.{name} keeps batches of what was learned from, and {learner_kind} learns from none; leave it out")
         self._learner.install(self._method.wrap_networks(self._learner.networks))
 

@@ -27,8 +27,7 @@ from ..backbones import state as states
 from ..backbones.backbone import Backbone
 from ..backbones.scope import LASTING, scoped
 from ..backbones.state import State
-from .batch import Batch
-from .learner import BuildBackbone, Hooks, Judged, Learner, OptimizerSettings
+from .learner import BuildBackbone, Hooks, Learner, OptimizerSettings
 
 Float = NDArray[np.floating[Any]]
 TURNS = 4096  # of a policy, before its random numbers begin again
@@ -41,8 +40,6 @@ class ActorCritic(Learner):
     updates of a task. `scope`: how long the memory lasts, see `backbones.scope`. `evaluated_clear`: the ablation of SEM; the memory of the
     world is wiped where a sub-task begins, a policy's and not the learner's.
     """
-
-    takes_batches = False
 
     def __init__(
         self,
@@ -102,7 +99,8 @@ class ActorCritic(Learner):
         state, self._memory = self._carried(len(x)), None
         steps: list[_Step] = []
         for _ in range(length):
-            logits, value, state, auxiliary = self.networks(x[:, None], state)
+            logits, value, state, auxiliary, diagnostics = self.networks(x[:, None], state)
+            self._note(diagnostics or {})
             action = _drawn(logits[:, 0].detach(), torch.rand(len(x), 1, device=self.device))  # (B,)
             transition = experience.step(functional.one_hot(action, logits.shape[-1]).cpu().numpy().astype(np.float32))
             over = transition.terminated | transition.truncated
@@ -159,20 +157,6 @@ class ActorCritic(Learner):
             self.optimizer.param_groups[0]["lr"] = self.settings.learning_rate * (1 - 0.9 * share)
         super()._step(loss, hooks)
 
-    # ---- what batches are for is not here
-
-    def draw(self, experience: Any) -> Batch | None:
-        raise NotImplementedError("actor-critic learns while it acts and draws no batch")
-
-    def judge(self, batch: Batch, state: State, reset: Tensor | None) -> Judged:
-        raise NotImplementedError("actor-critic learns while it acts and judges no batch")
-
-    def information(self, item: Batch, generator: np.random.Generator) -> Tensor:
-        raise NotImplementedError("actor-critic keeps no items")
-
-    def output_norm(self, item: Batch) -> Tensor:
-        raise NotImplementedError("actor-critic keeps no items")
-
     def snapshot(self, networks: nn.Module) -> Chooser:
         if self.evaluated_clear:
             networks.backbone.clear = True  # type: ignore[union-attr, assignment]
@@ -208,6 +192,16 @@ def _drawn(logits: Tensor, uniform: Tensor) -> Tensor:
     return (logits.softmax(-1).cumsum(-1) <= uniform).sum(-1).clamp(max=logits.shape[-1] - 1)
 
 
+class Choices(NamedTuple):
+    """What a policy says at each position."""
+
+    logits: Tensor  # (B, T, A)
+    value: Tensor  # (B, T)
+    state: State
+    auxiliary_loss: Tensor  # ()
+    diagnostics: dict[str, Tensor] | None
+
+
 class ChoicePolicy(nn.Module):
     """Backbone, a head for the logits of A choices, nearly uniform at the beginning, and one for the value."""
 
@@ -222,10 +216,10 @@ class ChoicePolicy(nn.Module):
         """The backbone's memory before `batch` episodes."""
         return self.backbone.initial_state(batch)
 
-    def forward(self, observation: Tensor, state: State) -> tuple[Tensor, Tensor, State, Tensor]:
-        """Logits (B, T, A), values (B, T), the state after observation (B, T, O), and the backbone's loss ()."""
+    def forward(self, observation: Tensor, state: State) -> Choices:
+        """Observation (B, T, O)."""
         output = self.backbone(observation, state)
-        return self.policy(output.hidden), self.critic(output.hidden)[..., 0], output.state, output.auxiliary_loss
+        return Choices(self.policy(output.hidden), self.critic(output.hidden)[..., 0], *output[1:])
 
 
 class Chooser:
@@ -248,6 +242,6 @@ class Chooser:
         memory, turn = state
         with torch.inference_mode():
             x = torch.from_numpy(np.asarray(observation, dtype=np.float32)[:, None]).to(self._device)
-            logits, _, memory, _ = self._networks(x, memory)
-            action = _drawn(logits[:, 0], self._uniform[turn % TURNS].expand(len(x), 1))
-            return functional.one_hot(action, logits.shape[-1]).float().cpu().numpy(), (memory, turn + 1)
+            choices = self._networks(x, memory)
+            action = _drawn(choices.logits[:, 0], self._uniform[turn % TURNS].expand(len(x), 1))
+            return functional.one_hot(action, choices.logits.shape[-1]).float().cpu().numpy(), (choices.state, turn + 1)

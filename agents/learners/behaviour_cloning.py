@@ -25,13 +25,14 @@ from ..backbones.backbone import Backbone
 from ..backbones.scope import scoped
 from ..backbones.state import State
 from .batch import Batch, whole_items
-from .learner import BuildBackbone, Judged, Learner, OptimizerSettings
+from .batch_learner import BatchLearner, Judged
+from .learner import BuildBackbone, OptimizerSettings
 
 Float = NDArray[np.floating[Any]]
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 
-class BehaviourCloning(Learner):
+class BehaviourCloning(BatchLearner):
     """Loss: negative log-likelihood, summed over the action, averaged over the positions; acts with the mean, clipped to [-1, 1].
 
     A backbone without memory draws independent steps, `batch_size` at a time. One with memory reads `lanes` episodes at once in windows of

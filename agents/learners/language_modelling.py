@@ -27,13 +27,14 @@ from ..backbones.backbone import Backbone
 from ..backbones.scope import scoped
 from ..backbones.state import State
 from .batch import Batch, whole_items
-from .learner import BuildBackbone, Judged, Learner, OptimizerSettings
+from .batch_learner import BatchLearner, Judged
+from .learner import BuildBackbone, OptimizerSettings
 
 Float = NDArray[np.floating[Any]]
 Integer = NDArray[np.integer[Any]]
 
 
-class LanguageModelling(Learner):
+class LanguageModelling(BatchLearner):
     """Reads `batch_size` examples at once, in windows of `window` tokens; 0 = as long as the longest example.
 
     With 0 a batch holds whole examples, and gradients flow through all of an example: a backbone with segments cuts it up by itself. With a

@@ -1,6 +1,6 @@
-"""The base of all gradient learners: networks, their optimiser, and one update after another until the grant is spent.
+"""The base of all gradient learners: networks, their optimiser, the memory that is carried, and what is saved.
 
-A learner owns the data flow (what a batch is, which memory goes with it, where backpropagation through time ends) and the loss. What
+A learner owns the data flow (what it learns from, which memory goes with it, where backpropagation through time ends) and the loss. What
 is kept from past tasks is a method's business; methods reach in through `Hooks` and through the members under "for methods".
 Shape letters: B rows, T time.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -64,20 +64,11 @@ class OptimizerSettings:
         return torch.optim.AdamW(parameters, self.learning_rate, betas=self.betas, weight_decay=self.weight_decay, fused=True)
 
 
-class Judged(NamedTuple):
-    """The loss of a batch, the memory after it, and what the backbone says of its reading."""
-
-    loss: Tensor  # ()
-    state: State
-    diagnostics: dict[str, Tensor] | None = None  # of the backbone
-
-
 class Learner(ABC):
     """A subclass builds `networks` inside `self.randomness.lent()`, calls `install`, and implements the abstract members."""
 
     networks: nn.Module
     optimizer: torch.optim.Optimizer
-    takes_batches = True  # whether it learns from batches that a method may keep and add to
 
     def __init__(self, seed: int, device: torch.device, settings: OptimizerSettings, scope: str = "episode") -> None:
         self.device, self.settings, self.scope = device, settings, scope
@@ -95,33 +86,14 @@ class Learner(ABC):
         self.reset_optimizer()
 
     @abstractmethod
-    def draw(self, experience: Any) -> Batch | None:
-        """The next batch; spends units. None where what was left is too little to learn from."""
-
-    @abstractmethod
-    def judge(self, batch: Batch, state: State, reset: Tensor | None) -> Judged:
-        """The mean loss over the scored positions of `batch`, read from `state`."""
-
-    @abstractmethod
     def snapshot(self, networks: nn.Module) -> Any:
         """A policy or predictor that plays `networks`, which belong to it."""
 
+    @abstractmethod
+    def learn(self, experience: Any, hooks: Hooks) -> None:
+        """Update until nothing remains."""
+
     # ---- for methods
-
-    @abstractmethod
-    def information(self, item: Batch, generator: np.random.Generator) -> Tensor:
-        """Scalars (K,) whose squared gradients add up to the Fisher information per scored position of `item` (one row).
-
-        Exactly, or in expectation over `generator`.
-        """
-
-    @abstractmethod
-    def output_norm(self, item: Batch) -> Tensor:
-        """Squared length () of the networks' output, averaged over the scored positions of `item` (one row)."""
-
-    def loss(self, batch: Batch) -> Tensor:
-        """The loss () of whole items, read from fresh memory."""
-        return self.judge(batch, self._fresh_memory(batch), None).loss
 
     def begin_task(self, weights: Mapping[str, Tensor] | None) -> None:
         """A task begins: go on with `weights` where there are any, and forget the momentum where the settings say so."""
@@ -147,30 +119,7 @@ class Learner(ABC):
         self.optimizer = self.settings.build(self.networks)
         self._optimizer_steps = 0
 
-    # ---- the loop
-
-    def learn(self, experience: Any, hooks: Hooks) -> None:
-        """Update until nothing remains."""
-        self.networks.train()
-        with self.randomness.lent():
-            while experience.remaining > 0:
-                batch = self.draw(experience)
-                if batch is not None:
-                    self.update(hooks.wrap_buffer(batch), hooks)
-
-    def update(self, batch: Batch, hooks: Hooks) -> None:
-        """One step of the optimiser; a batch in which nothing is scored only moves the memory on, as all do once weights are frozen."""
-        state, reset = self._memory_for(batch)
-        if batch.scored.any() and not self.frozen:
-            judged = self.judge(batch, state, reset)
-            self._step(judged.loss, hooks)
-        else:
-            with torch.no_grad():
-                judged = self.judge(batch, state, reset)
-            if batch.scored.any():
-                self._scalars = {"loss": judged.loss}
-        self._note(judged.diagnostics or {})
-        self._memory = None if batch.whole else states.detach(judged.state)  # backpropagation through time ends with the batch
+    # ---- one update
 
     def _note(self, diagnostics: Mapping[str, Tensor]) -> None:
         bill = {name: value for name, value in diagnostics.items() if name in ACCOUNT}
@@ -194,24 +143,6 @@ class Learner(ABC):
         self.gradient_steps += 1
 
     # ---- memory of the backbone
-
-    def _fresh_memory(self, batch: Batch) -> State:
-        return self.networks.initial_state(len(batch.starts))  # type: ignore[operator]
-
-    def _memory_for(self, batch: Batch) -> tuple[State, Tensor | None]:
-        """The memory with which each row is read, and which rows begin anew (None: no mask is needed)."""
-        starts = batch.starts
-        if self.scope in LASTING:  # of what is lived through nothing begins anew; what is replayed does as it did
-            starts = np.where(np.arange(len(starts)) < batch.fresh, False, starts)
-        if self._memory is None or starts.all():
-            return self._fresh_memory(batch), None
-        memory, rows = self._memory, len(batch.starts)
-        kept = min(rows, len(next(iter(memory.values()))))
-        memory = states.select(memory, slice(kept))
-        if kept < rows:  # replayed rows have joined; they start, so that any memory does
-            fresh = states.detach(states.select(self._fresh_memory(batch), slice(kept, rows)))
-            memory = states.cat([memory, {name: leaf.to(memory[name].device) for name, leaf in fresh.items()}])
-        return memory, self.tensor(starts) if starts.any() else None
 
     @property
     def lasting_memory(self) -> State | None:

@@ -23,6 +23,7 @@ from clbench.errors import UserError
 from clbench.interfaces import TaskInfo
 
 from ..learners.batch import Batch, joined
+from ..learners.batch_learner import BatchLearner
 from ..learners.learner import Learner, trainable
 from .method import Method
 from .reservoir import Reservoir
@@ -49,6 +50,7 @@ class AGEM(Method):
         if not self.past:
             return
         parameters = trainable(learner.networks)
+        assert isinstance(learner, BatchLearner)
         loss = learner.loss(self._reference())
         reference = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         for parameter in parameters:

@@ -23,6 +23,7 @@ from clbench.errors import UserError
 from clbench.interfaces import TaskInfo
 
 from ..learners.batch import Batch
+from ..learners.batch_learner import BatchLearner
 from ..learners.learner import Learner, trainable
 from .method import Method
 from .reservoir import Reservoir
@@ -43,11 +44,11 @@ class QuadraticPenalty(Method):
         self._items = Reservoir(samples, seeding.generator(seed, "reservoir"))
         self._draws = seeding.generator(seed, "importance")
 
-    def item_importance(self, learner: Learner, item: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
+    def item_importance(self, learner: BatchLearner, item: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
         """(P,), for one item (one row)."""
         raise NotImplementedError
 
-    def task_importance(self, learner: Learner) -> Tensor | None:
+    def task_importance(self, learner: BatchLearner) -> Tensor | None:
         """(P,), the mean over the sample; None where the task brought no items."""
         self._items.finish()
         if not len(self._items):
@@ -69,6 +70,7 @@ class QuadraticPenalty(Method):
         return self.strength * torch.dot(self.importance, (flat(trainable(networks)) - self.anchor).square())
 
     def after_task(self, learner: Learner, task: TaskInfo) -> None:
+        assert isinstance(learner, BatchLearner)
         importance = self.task_importance(learner)
         self._items.clear()
         if importance is not None:
@@ -92,7 +94,7 @@ class L2(QuadraticPenalty):
     def __init__(self, seed: int, *, strength: float = 1.0) -> None:
         super().__init__(seed, strength, samples=1)
 
-    def item_importance(self, learner: Learner, item: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
+    def item_importance(self, learner: BatchLearner, item: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
         return torch.ones_like(flat(parameters))
 
 
@@ -103,7 +105,7 @@ class EWC(QuadraticPenalty):
         super().__init__(seed, strength, samples)
         self.floor = floor
 
-    def item_importance(self, learner: Learner, item: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
+    def item_importance(self, learner: BatchLearner, item: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
         total = torch.zeros_like(flat(parameters))
         for scalar in learner.information(item, self._draws):  # (K,): one backward pass each is faster than K of them batched by vmap
             total += gradient(scalar, parameters).square()
@@ -116,7 +118,7 @@ class MAS(QuadraticPenalty):
     def __init__(self, seed: int, *, strength: float = 1.0, samples: int = 500) -> None:
         super().__init__(seed, strength, samples)
 
-    def item_importance(self, learner: Learner, item: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
+    def item_importance(self, learner: BatchLearner, item: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
         return gradient(learner.output_norm(item), parameters).abs()
 
 

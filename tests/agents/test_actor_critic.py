@@ -179,7 +179,7 @@ def test_a_policy_acts_in_proportion_to_its_probabilities_and_alike_for_equal_ca
         action, state = policy.act(x, state)
         chosen.append(action[0, 0])
         with torch.no_grad():
-            logits, _, reader, _ = networks(torch.zeros(1, 1, 3), reader)
+            logits, _, reader, *_ = networks(torch.zeros(1, 1, 3), reader)
         probabilities.append(float(logits.softmax(-1)[0, 0, 0]))
     assert np.mean(chosen) == pytest.approx(np.mean(probabilities), abs=0.03)  # a standard deviation is 0.01
     again, _ = policy.act(x, policy.initial_state(1))
@@ -223,3 +223,14 @@ def test_the_ablation_clears_the_policys_memory_of_the_world_alone() -> None:
         _, state = policy.act(x[:, [0, 2, 1]], state)  # another sub-task
         answers.append(state[0])
     assert not torch.allclose(answers[0]["env.h"], answers[1]["env.h"])
+
+
+def test_what_a_memory_wrote_and_read_while_acting_is_accounted_for() -> None:
+    built = agent(
+        {"kind": "memorizing-transformer", "width": 16, "layers": 1, "heads": 2, "segment_length": 2, "memory_size": 8, "topk": 2}
+    )
+    world = Recall()
+    lived(built, 10 * B, world)  # two episodes of 4 steps and half of a third: a segment of 2 tokens is written every second step
+    found = built.diagnostics()
+    assert found["memory_writes"] == B * 10
+    assert found["memory_reads"] > 0 and found["memory_bytes_per_stream"] > 0
