@@ -168,7 +168,7 @@ BEFORE = {  # mistakes that are found before anything is written: argv, exit cod
     "YAML list": (["run", "stream=./listed.yaml", "agent=random"], 2, ["expected a mapping", "list"]),
     "binary YAML": (["run", "stream=./binary.yaml", "agent=random"], 2, ["binary.yaml"]),
     "no kind": (["run", "stream=./nokind.yaml", "agent=random"], 2, ["'kind'", "toy"]),
-    "unknown kind": (["run", "stream=./badkind.yaml", "agent=random"], 2, ["unknown kind 'toi'", "did you mean toy?"]),
+    "unknown kind": (["run", "stream=./badkind.yaml", "agent=random"], 2, ["unknown kind 'toi'", "did you mean toy"]),
     "unknown key in YAML": (["run", "stream=./badkey.yaml", "agent=random"], 2, ["unknown key 'bondaries'", "did you mean boundaries?"]),
     "wrong type in YAML": (["run", "stream=./badtype.yaml", "agent=random"], 2, ["boundaries", "expected bool", "7"]),
     "budgets no mapping": (["run", "stream=./budgets.yaml", "agent=random"], 2, ["budgets", "expected a mapping"]),
