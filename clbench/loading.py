@@ -110,9 +110,10 @@ class LoadedRun:
 
     @property
     def hardware(self) -> str:
-        """Device and processor of the last attempt; empty where no provenance is stored."""
+        """Device and processor of the last attempt, without a GPU that was there and not asked for; empty where no provenance is stored."""
         last = self.attempts[-1] if self.attempts else {}
-        gpus = [str(gpu.get("name", "")) for gpu in last.get("gpus") or [] if isinstance(gpu, Mapping)]
+        there = [] if last.get("device") == "cpu" else last.get("gpus") or []
+        gpus = [str(gpu.get("name", "")) for gpu in there if isinstance(gpu, Mapping)]
         return ", ".join(filter(None, [*gpus, str(last.get("cpu_model") or "")]))
 
     def package(self, name: str) -> str:

@@ -157,8 +157,8 @@ def git_state(folder: Path) -> dict[str, Any]:
     return {"git_sha": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
 
 
-def provenance() -> dict[str, Any]:
-    """Where and with what an attempt runs; no host name, no path, no environment beyond the named variables."""
+def provenance(device: str) -> dict[str, Any]:
+    """Where and with what an attempt runs, asked for on `device`; no host name, no path, no environment beyond the named variables."""
     named = ("MUJOCO_GL", "OMP_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "PYTHONHASHSEED")
     packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"]}, key=str.lower)
     return {
@@ -169,6 +169,7 @@ def provenance() -> dict[str, Any]:
         "cpu_model": cpu_model(),
         "cpu_count_allowed": allowed_cores(),
         "ram_mb": _ram_mb(),
+        "device": device,
         "gpus": _gpus(),
         "packages": packages,
         "env": {name: os.environ[name] for name in named if name in os.environ},
@@ -266,7 +267,7 @@ def _in_memory(request: Request) -> Run:
 def _on_disk(request: Request, folder: RunFolder, results_dir: Path) -> Run:
     attempt = folder.next_attempt()
     log = folder.log(attempt)
-    folder.write(f"attempts/{attempt}.json", _json(provenance()))
+    folder.write(f"attempts/{attempt}.json", _json(provenance(request.agent.device)))
     stop = _StopFlag()
     with guards.torch_threads(request.threads), stop.installed(), guards.seeded_global_generators(seeding.integer(request.seed, "agent")):
         try:

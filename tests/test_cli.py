@@ -127,7 +127,9 @@ def test_a_run_says_what_it_measured_and_where(tmp_path, monkeypatch, capsys):
     assert "results/runs/toy@1/smoke/random/s000-" in text and "summary.json" in text
     folder = next(Path("results").rglob("config.yaml")).parent
     assert {f.name for f in folder.iterdir()} >= {"run.json", "config.yaml", "events.jsonl", "evals.csv", "summary.json", "DONE"}
-    assert "/" not in json.dumps(json.loads((folder / "attempts" / "0.json").read_text())["argv"][:1])
+    attempt = json.loads((folder / "attempts" / "0.json").read_text())
+    assert "/" not in json.dumps(attempt["argv"][:1])
+    assert attempt["device"] == "auto"
 
 
 def test_dry_run_writes_nothing(tmp_path, monkeypatch, capsys):

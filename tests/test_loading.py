@@ -62,6 +62,13 @@ def test_a_packed_run_reads_like_the_folder_it_was_packed_from(folder, tmp_path)
     assert (other.hardware, other.package("mujoco"), other.package("jax")) == ("Example CPU 2000", "3.3.0", "")
 
 
+@pytest.mark.parametrize(("device", "named"), [(None, True), ("auto", True), ("cuda:0", True), ("cpu", False)])
+def test_a_device_that_was_there_and_not_asked_for_is_not_the_hardware_of_a_run(tmp_path, device, named):
+    there = {"cpu_model": "Example CPU 2000", "gpus": [{"name": "Example GPU"}], "packages": []} | ({"device": device} if device else {})
+    (run,) = find_runs(write_run(tmp_path, TWO, "ewc", 0, lambda phase, step, column: 0.5, provenance=there))
+    assert run.hardware == ("Example GPU, Example CPU 2000" if named else "Example CPU 2000")
+
+
 def test_a_run_that_is_given_itself_is_found(folder):
     (run,) = find_runs(folder)
     assert (run.agent, run.seed, run.stream, run.role) == ("ewc", 3, "steps@1", "stream")
