@@ -95,8 +95,13 @@ def test_the_head_says_what_the_numbers_are(board):
     assert re.search(r"IQM: middle half of runs x tasks; .*percentile bootstrap, whole runs.*seed 0", text)
 
 
-def test_fewer_than_five_runs_are_named_and_not_listed(board):
-    assert "Not listed, fewer than 5 runs: hasty (2 runs)." in board.read_text()
+def test_fewer_than_five_runs_stand_below_without_a_rank(board):
+    ranked, _, few = board.read_text().partition("Fewer than 5 runs: not ranked")
+    assert "| hasty |" not in ranked
+    (row,) = [line for line in few.splitlines() if line.startswith("| hasty |")]
+    heads = next(line for line in few.splitlines() if line.startswith("| Agent"))
+    assert dict(zip(heads.split(" | "), row.split(" | "), strict=True))["Runs"] == "2"
+    assert "at the end of its phase" in heads and "Rank" not in heads
 
 
 def test_words_outside_the_markers_are_kept_and_links_lead_to_files(board, results):

@@ -1,11 +1,12 @@
 """`leaderboard.md` and `results/leaderboard.csv`, generated from the committed submissions and reference sets; nothing is typed by hand.
 
-One table per stream, version and budget; a row is a submission. Rows of fewer than 5 runs are named below the table and not listed.
+One table per stream, version and budget; a row is a submission. Rows of fewer than 5 runs stand below it, without a rank.
 Nothing in a submission is executed; its strings are escaped.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,10 @@ from urllib.parse import quote
 from ..errors import UserError, ValidationError
 from ..files import make_folder, write_whole
 from ..loading import LoadedRun, find_runs
-from ..statistics import RESAMPLES, RUNS_FOR_INTERVAL
+from ..statistics import RESAMPLES, RUNS_FOR_INTERVAL, mean_interval
 from ..store import read_json
 from .formats import MISSING, amount, arrow, as_csv, data, interval_text, place_text, statements, text, versions
-from .tables import BOOTSTRAP_SEED, Row, Table, comparison_tables, counted, metric
+from .tables import BOOTSTRAP_SEED, Row, Table, comparison_tables, metric
 
 BEGIN, END = "<!-- clbench:begin -->", "<!-- clbench:end -->"
 TITLE = "# Leaderboard\n\n"
@@ -104,9 +105,13 @@ def _section(table: Table, submissions: Mapping[str, Mapping[str, Any]], base: s
         lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
         lines += ["| " + " | ".join(cell(row) for cell in columns.values()) + " |" for row in listed]
         lines.append("")
-    few = [f"{escape(row.label)} ({counted(len(row.runs), 'run')})" for row in table.rows if row not in listed]
+    few = [row for row in table.rows if row not in listed]
     if few:
-        lines += [f"Not listed, fewer than {RUNS_FOR_INTERVAL} runs: {', '.join(few)}.", ""]
+        columns = _few_columns(table, base)
+        lines += [f"Fewer than {RUNS_FOR_INTERVAL} runs: not ranked, without intervals; in brackets the lowest and the highest run.", ""]
+        lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+        lines += ["| " + " | ".join(cell(row) for cell in columns.values()) + " |" for row in few]
+        lines.append("")
     return "\n".join([*lines, ""])
 
 
@@ -156,8 +161,47 @@ def _columns(table: Table, submissions: Mapping[str, Mapping[str, Any]], base: s
             else {}
         ),
         "Versions": lambda row: escape(versions(row)) or MISSING,
-        "Files": lambda row: f"[files]({base}/{quote(submission_of(row.runs[0]), safe='/@-._')})",
+        "Files": lambda row: _files(row, base),
     }
+
+
+def _few_columns(table: Table, base: str) -> dict[str, Cell]:
+    """What is said of rows with few runs: what they end with, what they lost, and what each task reached before it could be lost."""
+
+    def entry(name: str) -> Cell:
+        return lambda row: text(row.entries[name])
+
+    def learned(column: int) -> Cell:
+        return lambda row: _points_text([_learned(run, column) for run in row.runs])
+
+    memory = {"Memory of a stream": lambda row: amount(row.entries["memory_bytes"].value, "bytes")}
+    return {
+        "Agent": lambda row: escape(row.label),
+        "Runs": lambda row: str(len(row.runs)),
+        f"Performance {arrow('performance')}": entry("performance"),
+        **({f"Forgetting {arrow('forgetting')}": entry("forgetting")} if "forgetting" in table.columns else {}),
+        **{f"{escape(task)} at the end of its phase ↑": learned(n) for n, task in enumerate(table.tasks)},
+        "Hours per run (hardware)": lambda row: f"{text(row.entries['hours'])} ({escape(row.hardware) or MISSING})",
+        **(memory if "memory_bytes" in table.columns else {}),
+        "Files": lambda row: _files(row, base),
+    }
+
+
+def _learned(run: LoadedRun, column: int) -> float:
+    """The score of a task in the last row of the last phase that trains it; NaN where none does."""
+    matrix = run.matrix
+    phases = matrix.phases_of(column)
+    scores = matrix.score[matrix.phase == phases[-1], column] if phases else matrix.score[:0, column]
+    return float(scores[-1]) if len(scores) else math.nan
+
+
+def _points_text(points: Sequence[float]) -> str:
+    known = [point for point in points if not math.isnan(point)]
+    return interval_text(mean_interval(known), known) if known else MISSING
+
+
+def _files(row: Row, base: str) -> str:
+    return f"[files]({base}/{quote(submission_of(row.runs[0]), safe='/@-._')})"
 
 
 def _bold(written: str, best: bool) -> str:
