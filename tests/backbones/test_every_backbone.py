@@ -122,15 +122,16 @@ def streams_at_different_places(backbone: Backbone) -> State:
 
 @pytest.mark.parametrize("lengths", [[1] * T, [3, 5, 2, 4], [4, 4, 4, 2], [7, 7], [13, 1], [1, 13]], ids=str)
 def test_x1_any_cut_into_calls_gives_the_same_outputs_and_state(backbone: Backbone, lengths: list[int]) -> None:
-    x, state = stream(), used_state(backbone)
-    whole = backbone(x, state)
-    hidden = []
-    for part in x.split(lengths, dim=1):
-        output = backbone(part, state)
-        state = output.state
-        hidden.append(output.hidden)
-    torch.testing.assert_close(torch.cat(hidden, 1), whole.hidden, atol=CLOSE, rtol=0)
-    assert_same(state, whole.state)
+    x = stream()
+    for begins in (used_state(backbone), backbone.initial_state(B)):
+        whole = backbone(x, begins)
+        state, hidden = begins, []
+        for part in x.split(lengths, dim=1):
+            output = backbone(part, state)
+            state = output.state
+            hidden.append(output.hidden)
+        torch.testing.assert_close(torch.cat(hidden, 1), whole.hidden, atol=CLOSE, rtol=0)
+        assert_same(state, whole.state)
 
 
 def test_x1_holds_where_every_stream_stands_elsewhere_in_its_segment(backbone: Backbone) -> None:
