@@ -372,6 +372,7 @@ def test_a_wrong_shape_is_named(backbone: Backbone) -> None:
         (InfinityFormer, {"basis_functions": 7}, "basis_functions must be even and at least 4, and samples at least 1, got 7 and 64"),
         (InfinityFormer, {"contraction": 1.0}, "contraction must lie between 0 and 1, .* got 1.0, \\[1.0, 3.0\\], 0.1, 0.05, 1e-06"),
         (RecurrentMemoryTransformer, {"memory_tokens": -1}, "memory_tokens and bptt_segments at least 0, got 16, -1, 0"),
+        (RecurrentMemoryTransformer, {"initial_std": -1.0}, "initial_std must be at least 0, got -1.0"),
         (MemoryTransformer, {"segment_length": 0}, "memory-transformer: segment_length must be at least 1, got 0"),
         (MemoryTransformer, {"memory_tokens": -1}, "memory_tokens must be at least 0 in the form memory, got -1"),
         (MemoryTransformer, {"memory_tokens": 0, "form": "bottleneck"}, "memory_tokens must be at least 1 in the form bottleneck, got 0"),

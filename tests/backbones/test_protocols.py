@@ -1,8 +1,10 @@
-"""Memories learn what they are for, and fail without it: P-RMT-1 and X10 of memory.md, sections 13.3 and 12."""
+"""Memories learn what they are for, and fail without it: E8, P-RMT-1 and X10 of memory.md, sections 6.3, 13.3 and 12."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -31,11 +33,11 @@ class Answerer(nn.Module):
         return self.head(output.hidden)
 
 
-def copy(generator: torch.Generator, segments: int = 3) -> Batch:
-    """Eight symbols fill the first segment; each further one asks eight times, in order, for what they were."""
-    symbols = torch.randint(SYMBOLS, (BATCH, SEGMENT), generator=generator)
-    asked = torch.full((BATCH, (segments - 1) * SEGMENT), SYMBOLS)
-    return torch.cat([symbols, asked], 1), symbols.repeat(1, segments), torch.arange(segments * SEGMENT) >= SEGMENT
+def copy(generator: torch.Generator, segments: int = 3, length: int = SEGMENT) -> Batch:
+    """`length` symbols fill the first segment; each further one asks for what they were, in order."""
+    symbols = torch.randint(SYMBOLS, (BATCH, length), generator=generator)
+    asked = torch.full((BATCH, (segments - 1) * length), SYMBOLS)
+    return torch.cat([symbols, asked], 1), symbols.repeat(1, segments), torch.arange(segments * length) >= length
 
 
 def periodic(generator: torch.Generator, period: int = 12, length: int = 40) -> Batch:
@@ -67,6 +69,18 @@ def train(backbone: Backbone, task: Callable[[torch.Generator], Batch], steps: i
         if smooth > 0.998:
             break
     return model, sum(accuracy(model, task(generator)) for _ in range(32)) / 32
+
+
+def test_e8_one_memory_row_holds_fewer_of_a_sequence_the_longer_it_is() -> None:
+    """One row of width 16, as many updates for all lengths: a symbol is kept, and of 2, 4 and 8 a smaller and smaller share."""
+    found = []
+    for length in (1, 2, 4, 8):
+        torch.manual_seed(0)
+        backbone = RecurrentMemoryTransformer(16, width=16, layers=1, heads=2, segment_length=length, memory_tokens=1)
+        found.append(train(backbone, partial(copy, segments=2, length=length), steps=400, seed=0)[1])
+    assert found[0] >= 0.99
+    assert all(longer <= shorter - 0.04 for shorter, longer in pairwise(found)), found
+    assert found[-1] >= 0.2  # chance is 0.10
 
 
 @pytest.mark.slow

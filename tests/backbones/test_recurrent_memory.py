@@ -1,4 +1,4 @@
-"""E1 to E7 and E9 of memory.md, section 6.3."""
+"""E1 to E7 and E9 of memory.md, section 6.3; E8, which must be trained, is in `test_protocols`."""
 
 from __future__ import annotations
 
@@ -211,3 +211,14 @@ def test_x9_half_precision_does_not_drift_away() -> None:
     error = (exact - rough).square().mean((0, 2)).sqrt()  # (T,)
     assert error[-100:].mean() < 1.5 * error[100:200].mean()
     assert error.max() < 0.1
+
+
+def test_rows_begin_as_small_as_they_are_told_and_apart() -> None:
+    def first(**options: float) -> Tensor:
+        torch.manual_seed(0)
+        return RecurrentMemoryTransformer(5, segment_length=L, memory_tokens=64, **options).initial_state(1)["memory"][0]  # type: ignore[arg-type]
+
+    small, unit = first(), first(initial_std=1.0)
+    torch.testing.assert_close(small, 0.02 * unit)
+    assert small.std().item() == pytest.approx(0.02, rel=0.05)
+    assert torch.pdist(small).min() > 0.1
