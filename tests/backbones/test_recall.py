@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from clbench.agents.backbones import recall
+from clbench.agents.backbones import cost, recall
 from clbench.agents.backbones.backbone import Backbone
 from clbench.agents.backbones.gated_deltanet import GatedDeltaNet
 from clbench.agents.backbones.mlp import MLP
@@ -59,3 +59,20 @@ def test_the_benchmark_asks_every_backbone_and_its_table_shows_all_ages(monkeypa
     table = result.table()
     assert [str(column.header) for column in table.columns] == ["memory", "bytes", "0", "1", "area"]
     assert table.row_count == len(recall.BACKBONES)
+
+
+# -- what a segment costs --------------------------------------------------------------------------------------------------
+
+
+def test_a_segment_is_timed_early_and_late_and_sizes_are_those_of_the_states() -> None:
+    result = cost.segment_cost(["rmt", "lstm"], segments=12, timed=3)
+    assert [row.backbone for row in result.rows] == ["rmt", "lstm"]
+    assert all(row.early_ms > 0 and row.late_ms > 0 for row in result.rows)
+    assert [(row.early_bytes, row.late_bytes) for row in result.rows][1] == (512, 512)
+    assert result.table().row_count == 2
+
+
+@pytest.mark.parametrize(("late_ms", "late_bytes", "constant"), [(1.09, 100, True), (0.5, 100, True), (1.2, 100, False), (1.0, 101, False)])
+def test_a_cost_is_constant_if_neither_time_nor_size_has_grown(late_ms: float, late_bytes: int, constant: bool) -> None:
+    row = cost.Cost("any", 1.0, late_ms, 100, late_bytes)
+    assert row.constant == constant == cost.Costs((row,), 1000).fulfilled
