@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from .world import CONVEY, DROPOFF, MOVES, PICK, PICKUP, Integer, TaxiWorld, distances
+from .world import CONVEY, DROPOFF, MOVES, PICK, PICKUP, REACH, Integer, TaxiWorld, distances
 
 
 def expert(world: TaxiWorld) -> Integer:
     """The best action (B,) in every environment of `world`."""
-    goal = np.where(world.task == CONVEY, world.destination, world.passenger)
+    goal = np.where(np.isin(world.task, (CONVEY, REACH)), world.destination, world.passenger)
     steps = distances(world.blocked, goal)  # (B, G)
     rows = np.arange(world.environments)
     move = steps[rows[:, None], world.position[:, None] + MOVES[:4]].argmin(1)

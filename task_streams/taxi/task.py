@@ -21,7 +21,7 @@ from clbench.experience import Interaction, Transition
 from clbench.interfaces import Episodes, Policy, TaskInfo
 
 from .expert import expert
-from .world import ACTIONS, TASKS, Float, Integer, Status, TaxiWorld
+from .world import ACTIONS, PASSENGER_TASKS, TASKS, Float, Integer, Status, TaxiWorld, observation_size
 
 Act = Callable[[TaxiWorld, Any], tuple[Integer, Any]]  # of a world and a state
 
@@ -68,7 +68,8 @@ class TaxiTask:
         options: Mapping[str, Any],
     ) -> None:
         self.name, self._number = name, TASKS.index(name)
-        self.info = TaskInfo(None, 1, "interaction", TaxiWorld.observation_size, len(ACTIONS))
+        self._named = named_for(asked_in)
+        self.info = TaskInfo(None, 1, "interaction", observation_size(self._named), len(ACTIONS))
         self._group, self._asked_in, self._options = tuple(group), tuple(asked_in), dict(options)
         self._environments, self._episodes, self._from_visit, self._scored_on = environments, test_episodes, from_visit, scored_on
         self.scale = (0.0, _ceiling(name, self._asked_in, from_visit, tuple(sorted(self._options.items()))))
@@ -76,11 +77,12 @@ class TaxiTask:
     def experience(self, seed: int, *, shots: int | None = None) -> Interaction:
         """An endless world on maps of its own."""
         seed = seeding.integer(seed, "taxi", "train")
-        return Interaction(Lockstep(TaxiWorld(self._environments, seed=seed, group=self._group, **self._options)))
+        return Interaction(Lockstep(TaxiWorld(self._environments, seed=seed, group=self._group, named=self._named, **self._options)))
 
     def evaluate(self, policy: Policy, seed: int) -> Episodes:
         """Successes per step from the `from_visit`-th time on, over one episode of each of n maps; facts: these steps and successes."""
-        world = TaxiWorld(self._episodes, seed=seeding.integer(seed, "taxi", self._scored_on), group=self._asked_in, **self._options)
+        maps = seeding.integer(seed, "taxi", self._scored_on)
+        world = TaxiWorld(self._episodes, seed=maps, group=self._asked_in, named=self._named, **self._options)
 
         def act(world: TaxiWorld, state: Any) -> tuple[Integer, Any]:
             action, state = policy.act(world.observation(), state)
@@ -88,6 +90,11 @@ class TaxiTask:
 
         spent, solved = later_visits(world, act, policy.initial_state(self._episodes), self._number, self._from_visit)
         return Episodes(solved / np.maximum(spent, 1), {"steps": spent.astype(float), "successes": solved.astype(float)})
+
+
+def named_for(group: Sequence[str]) -> int:
+    """How many sub-tasks observations tell apart where those of `group` are asked about."""
+    return len(TASKS if set(group) - {*PASSENGER_TASKS} else PASSENGER_TASKS)
 
 
 def later_visits(world: TaxiWorld, act: Act, state: Any, task: int, from_visit: int) -> tuple[Integer, Integer]:
@@ -110,6 +117,6 @@ def later_visits(world: TaxiWorld, act: Act, state: Any, task: int, from_visit: 
 @cache
 def _ceiling(name: str, group: tuple[str, ...], from_visit: int, options: tuple[tuple[str, Any], ...]) -> float:
     """What a driver who knows the map scores on 256 maps that nobody else sees."""
-    world = TaxiWorld(256, seed=seeding.integer(0, "taxi", "ceiling"), group=group, **dict(options))
+    world = TaxiWorld(256, seed=seeding.integer(0, "taxi", "ceiling"), group=group, named=named_for(group), **dict(options))
     spent, solved = later_visits(world, lambda world, state: (expert(world), state), None, TASKS.index(name), from_visit)
     return float((solved / np.maximum(spent, 1)).mean())

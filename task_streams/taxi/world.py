@@ -5,6 +5,8 @@ Sub-tasks follow one another without a break: the passenger group {find_p, picku
 becomes possible. Where convey_p is left out, a passenger who was picked up is gone and the next one waits.
 find_p: reach the passenger's cell, pickup and dropoff do nothing. pickup: pick up there. convey_p: drop off at the destination. Who fails
 within the limit gets the next possible sub-task, with the map as it stands. After a delivery a new passenger waits elsewhere.
+A fourth one, reach_d, is there for who names it: reach the destination with a passenger aboard; pickup, dropoff do nothing. Away from the
+destination it and convey_p are then drawn with equal chances.
 
 Departures: maps of 5x5 to 7x7 and a window of 3x3 (spec 13.7), walls but no water; passengers wait at, and go to, a few stands that are
 fixed for the episode, as in the classic Taxi (in MazeBase anywhere), so that there is something to remember; every sub-task is drawn
@@ -28,9 +30,12 @@ from ..language.generation import Draws, key
 
 Bool, Float, Integer = NDArray[np.bool_], NDArray[np.float32], NDArray[np.int64]
 
-TASKS = ("find_p", "pickup", "convey_p")
-FIND, PICK, CONVEY = range(len(TASKS))
-LIMITS = np.array([200, 60, 200])
+TASKS = ("find_p", "pickup", "convey_p", "reach_d")
+FIND, PICK, CONVEY, REACH = range(len(TASKS))
+PASSENGER_TASKS = TASKS[:REACH]
+"""Those that an observation tells apart, unless more are named."""
+
+LIMITS = np.array([200, 60, 200, 200])
 """Steps after which a sub-task has failed."""
 
 ACTIONS = ("up", "down", "left", "right", "pickup", "dropoff")
@@ -64,11 +69,11 @@ class Step(NamedTuple):
 class TaxiWorld:
     """B environments. An observation is the window (9 cells x C), the place in [-1, 1]^2, whether a passenger is aboard, the sub-task.
 
-    The sub-task's one-hot stands last, so that a network can tell what belongs to the world and what to the task at hand.
+    The sub-task's one-hot, among the first `named` of `TASKS`, stands last, so that a network can tell what belongs to the world and what
+    to the task at hand. `group`: the sub-tasks that occur.
     """
 
-    tasks, actions = TASKS, ACTIONS
-    observation_size = len(WINDOW) * len(CHANNELS) + 3 + len(TASKS)
+    actions = ACTIONS
 
     def __init__(
         self,
@@ -81,7 +86,8 @@ class TaxiWorld:
         turn_penalty: float = 0.1,
         success_reward: float = 1.1,
         first_environment: int = 0,
-        group: Sequence[str] = TASKS,
+        group: Sequence[str] = PASSENGER_TASKS,
+        named: int = len(PASSENGER_TASKS),
     ) -> None:
         if environments < 1 or not 2 <= stands <= 6 or not 0 <= walls <= 0.4 or episode_steps < 1:
             raise UserError(
@@ -93,7 +99,12 @@ class TaxiWorld:
                 raise unknown_name("sub-task", task, TASKS, "task_streams/taxi/world.py")
         if not {"find_p", "pickup"} <= set(group):
             raise UserError(f"taxi: a world needs the sub-tasks find_p and pickup, got {', '.join(group) or 'none'}")
-        self.conveys = "convey_p" in group
+        if "reach_d" in group and "convey_p" not in group:
+            raise UserError(f"taxi: reach_d needs the sub-task convey_p beside it, got {', '.join(group)}")
+        if unnamed := [task for task in group if task not in TASKS[:named]]:
+            raise UserError(f"taxi: an observation that tells {named} sub-tasks apart cannot tell {', '.join(unnamed)}")
+        self.conveys, self.reaches = "convey_p" in group, "reach_d" in group
+        self.tasks, self.observation_size = TASKS[:named], observation_size(named)
         self.environments, self.seed, self.stands, self.walls, self.episode_steps = environments, seed, stands, walls, episode_steps
         self.turn_penalty, self.success_reward = np.float32(turn_penalty), np.float32(success_reward)
         self._names = first_environment + np.arange(environments)
@@ -111,6 +122,7 @@ class TaxiWorld:
         self.stand_cells, self.position = order[:, :K], order[:, K]  # (B, K), (B,)
         self._turns = draws.integers("stands", K - 1, self.episode_steps).reshape(B, -1, 1) + 1  # further than the last stand
         self._targets = draws.integers("destinations", K - 1, self.episode_steps).reshape(B, -1, 1) + 1
+        self._coins = draws.uniform("reach", self.episode_steps) if self.reaches else None
         self._deliveries, self._clock = np.zeros(B, dtype=np.int64), 0
         self.cells = np.zeros((B, SIDE * SIDE, len(CHANNELS)), dtype=np.float32)  # (B, G, C) what can be seen
         self.cells[:, :, _OUTSIDE], self.cells[:, :, _WALL] = ~inside, self.blocked & inside
@@ -136,7 +148,7 @@ class TaxiWorld:
         B = self.environments
         seen = self.cells[self._rows[:, None], self.position[:, None] + WINDOW].reshape(B, -1)  # (B, 9 C)
         place = np.stack(np.divmod(self.position, SIDE), axis=1) - 1  # (B, 2)
-        rest = np.zeros((B, 3 + len(TASKS)), dtype=np.float32)
+        rest = np.zeros((B, 3 + len(self.tasks)), dtype=np.float32)
         rest[:, :2] = 2 * place / (LARGEST - 1) - 1
         rest[:, 2] = self.aboard
         rest[self._rows, 3 + self.task] = 1
@@ -152,7 +164,8 @@ class TaxiWorld:
         here = self.position == self.passenger
         picked = (task == PICK) & here & (action == PICKUP)
         delivered = (task == CONVEY) & (self.position == self.destination) & (action == DROPOFF)
-        success = ((task == FIND) & here) | picked | delivered
+        reached = (task == REACH) & (self.position == self.destination)
+        success = ((task == FIND) & here) | picked | delivered | reached
         failed = ~success & (self.task_steps >= LIMITS[task])
         over = success | failed
         if over.any():
@@ -173,6 +186,9 @@ class TaxiWorld:
         self._deliveries[there] += 1
         self._call(there)
         possible = np.where(self.aboard, CONVEY, np.where(self.position == self.passenger, PICK, FIND))
+        if self._coins is not None:
+            away = self.aboard & (self.position != self.destination)
+            possible = np.where(away & (self._coins[:, self._clock - 1] < 0.5), REACH, possible)
         self.task = np.where(over, possible, self.task)
         self.task_steps[over] = 0
 
@@ -188,6 +204,11 @@ class TaxiWorld:
         self._clock = int(state["clock"])
         for name in _CHANGING:
             setattr(self, name, np.array(state[name]))
+
+
+def observation_size(named: int = len(PASSENGER_TASKS)) -> int:
+    """Entries O of an observation that tells `named` sub-tasks apart."""
+    return len(WINDOW) * len(CHANNELS) + 3 + named
 
 
 _CHANGING = ("position", "cells", "aboard", "passenger", "destination", "task", "task_steps", "_stand", "_deliveries")

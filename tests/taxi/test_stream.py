@@ -16,7 +16,7 @@ from clbench.store import determined
 from clbench.task_streams.taxi.expert import expert
 from clbench.task_streams.taxi.stream import taxi_stream
 from clbench.task_streams.taxi.task import Lockstep, later_visits
-from clbench.task_streams.taxi.world import TASKS, TaxiWorld
+from clbench.task_streams.taxi.world import PASSENGER_TASKS, TASKS, TaxiWorld, observation_size
 
 
 def stream(**options: Any) -> Any:
@@ -110,11 +110,22 @@ def test_training_test_and_validation_maps_differ_and_agents_share_theirs() -> N
 
 def test_a_sub_task_that_comes_later_is_asked_about_from_the_beginning() -> None:
     made = stream(taught=["find_p+pickup", "find_p+pickup+convey_p"], units=[160])
-    assert [task.name for task in made.tasks] == list(TASKS)
+    assert [task.name for task in made.tasks] == list(PASSENGER_TASKS)
     assert made.trained == ((0,), (2,))
     observation = made.tasks[0].experience(0).observation
-    assert observation.shape == (8, TaxiWorld.observation_size)
-    assert made.tasks[0]._group == ("find_p", "pickup") and made.tasks[2]._group == TASKS == made.tasks[0]._asked_in
+    assert observation.shape == (8, observation_size())
+    assert made.tasks[0]._group == ("find_p", "pickup") and made.tasks[2]._group == PASSENGER_TASKS == made.tasks[0]._asked_in
+
+
+def test_a_new_sub_task_that_is_named_late_has_its_place_in_every_observation() -> None:
+    """The frozen core's experiment: what is learned first must already leave room for what comes."""
+    made = stream(taught=["find_p+pickup+convey_p", "find_p+pickup+convey_p+reach_d"], units=[160, 16])
+    assert [task.name for task in made.tasks] == list(TASKS)
+    assert made.trained == ((0,), (3,))
+    assert all(task.info.input_size == observation_size(4) == observation_size() + 1 for task in made.tasks)
+    first, then = (made.tasks[n].experience(0) for n in (0, 3))
+    assert first.observation.shape == then.observation.shape == (8, observation_size(4))
+    assert made.tasks[3].scale[1] > 0.1
 
 
 @pytest.mark.parametrize(

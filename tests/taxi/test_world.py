@@ -15,6 +15,7 @@ from clbench.task_streams.taxi.world import (
     LIMITS,
     PICK,
     PICKUP,
+    REACH,
     SIDE,
     TASKS,
     Status,
@@ -32,7 +33,7 @@ def random_actions(steps: int, environments: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("stands", [2, 4])
 def test_an_expert_solves_every_sub_task_in_the_length_of_the_shortest_way(stands: int) -> None:
     world = TaxiWorld(16, seed=1000, stands=stands, episode_steps=120)
-    solved, ended = np.zeros(len(TASKS), dtype=int), False
+    solved, ended = np.zeros(3, dtype=int), False
     best = np.zeros(16, dtype=int)
     for _ in range(119):
         goal = np.where(world.task == CONVEY, world.destination, world.passenger)
@@ -218,6 +219,45 @@ def test_without_convey_p_whoever_was_picked_up_is_gone_and_another_waits() -> N
         assert (world.passenger[~gone] == before[~gone]).all()
         moved += gone & (world.passenger != before)
     assert (picked > 5).all() and (moved > picked / 3).all()  # the stand at which the last one would have got off is drawn as well
+
+
+def test_with_reach_d_a_passenger_is_taken_past_the_destination_or_dropped_off_there_as_chance_will_have_it() -> None:
+    world = TaxiWorld(32, seed=1008, stands=3, episode_steps=200, group=TASKS, named=4)
+    assert world.observation().shape == (32, world.observation_size)
+    begun, aboard, before = np.zeros(4, dtype=int), world.aboard.copy(), world.task.copy()
+    for _ in range(199):
+        status = world.step(expert(world)).status
+        assert not (status == Status.FAILED).any()
+        there = world.position == world.destination
+        reached = (before == REACH) & (status == Status.SUCCESS)
+        assert (there[reached] & world.aboard[reached]).all()
+        assert not ((before == REACH) & there & (status == Status.RUNNING)).any()  # to be there is enough
+        assert (world.task[reached] == CONVEY).all()  # nobody is asked to reach the place where they are
+        assert (world.observation()[:, -4:].argmax(1) == world.task).all()
+        picked = world.aboard & ~aboard
+        np.add.at(begun, world.task[picked & ~there], 1)
+        aboard, before = world.aboard.copy(), world.task.copy()
+    assert begun[CONVEY] > 100 and abs(begun[REACH] / begun.sum() - 0.5) < 0.1  # some 400 passengers
+
+
+def test_reach_d_changes_nothing_for_who_does_not_name_it() -> None:
+    three, four = TaxiWorld(8, seed=1009, episode_steps=60), TaxiWorld(8, seed=1009, episode_steps=60, named=4)
+    for action in random_actions(100, 8):
+        left, right = three.step(action), four.step(action)
+        assert np.array_equal(left.observation, right.observation[:, :-1]) and not right.observation[:, -1].any()
+        assert np.array_equal(left.status, right.status)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"group": ("find_p", "pickup", "reach_d"), "named": 4}, "reach_d needs the sub-task convey_p beside it"),
+        ({"group": TASKS}, "an observation that tells 3 sub-tasks apart cannot tell reach_d"),
+    ],
+)
+def test_a_group_that_cannot_be_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TaxiWorld(2, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("group", [("pickup",), ("find_p", "convey_p"), ("find_p", "pickup", "fly")])
