@@ -60,7 +60,6 @@ class AssociativeMemoryTransformer(RecurrentMemoryTransformer):
             segment_length=segment_length,
             memory_tokens=memory_tokens,
             bptt_segments=bptt_segments,
-            initial_std=1.0,
             dropout=dropout,
             post_norm=post_norm,
         )

@@ -11,9 +11,9 @@ of the last layer at the write rows. Gradients flow through it from segment to s
 
 Departures: rotary positions inside the concatenated segment instead of Transformer-XL's relative ones (spec 13.3 uses the same);
 norms before the sublayers by default, so that the memory has passed the final norm, as in the authors' Hugging Face code; the M
-initial rows are drawn apart (the authors replicate one), with entries of `initial_std` (the authors: the size of the embeddings' entries):
-small ones, which the first write rows lose under what they read, so that what is written is content from the beginning. With entries of
-unit size copying took off later and reached less far on seven seeds of seven. Not here: a Transformer-XL cache beside the memory.
+initial rows are drawn apart (the authors replicate one), with entries of deviation `initial_std`: 1 is the size of the entries of tokens
+and of a written memory, the authors begin with that of their embeddings, .02. Under small ones the first write rows are what they read, and
+copying took off earlier and reached further on six seeds of seven. Not here: a Transformer-XL cache beside the memory.
 Shape letters: B batch, T time, L segment length, M memory tokens, R rows, H heads, D width.
 """
 
@@ -56,7 +56,7 @@ class RecurrentMemoryTransformer(Backbone):
         segment_length: int = 16,
         memory_tokens: int = 4,
         bptt_segments: int = 0,
-        initial_std: float = 0.02,
+        initial_std: float = 1.0,
         dropout: float = 0.0,
         post_norm: bool = False,
     ) -> None:

@@ -218,7 +218,7 @@ def test_rows_begin_as_small_as_they_are_told_and_apart() -> None:
         torch.manual_seed(0)
         return RecurrentMemoryTransformer(5, segment_length=L, memory_tokens=64, **options).initial_state(1)["memory"][0]  # type: ignore[arg-type]
 
-    small, unit = first(), first(initial_std=1.0)
+    small, unit = first(initial_std=0.02), first()
     torch.testing.assert_close(small, 0.02 * unit)
     assert small.std().item() == pytest.approx(0.02, rel=0.05)
     assert torch.pdist(small).min() > 0.1
