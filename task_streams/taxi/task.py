@@ -94,7 +94,7 @@ class TaxiTask:
 
 def named_for(group: Sequence[str]) -> int:
     """How many sub-tasks observations tell apart where those of `group` are asked about."""
-    return len(TASKS if set(group) - {*PASSENGER_TASKS} else PASSENGER_TASKS)
+    return max(len(PASSENGER_TASKS), *(TASKS.index(task) + 1 for task in group if task in TASKS))
 
 
 def later_visits(world: TaxiWorld, act: Act, state: Any, task: int, from_visit: int) -> tuple[Integer, Integer]:

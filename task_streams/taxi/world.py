@@ -5,8 +5,9 @@ Sub-tasks follow one another without a break: the passenger group {find_p, picku
 becomes possible. Where convey_p is left out, a passenger who was picked up is gone and the next one waits.
 find_p: reach the passenger's cell, pickup and dropoff do nothing. pickup: pick up there. convey_p: drop off at the destination. Who fails
 within the limit gets the next possible sub-task, with the map as it stands. After a delivery a new passenger waits elsewhere.
-A fourth one, reach_d, is there for who names it: reach the destination with a passenger aboard; pickup, dropoff do nothing. Away from the
-destination it and convey_p are then drawn with equal chances.
+Two more are there for who names them, with a passenger aboard and pickup and dropoff doing nothing. reach_d: reach the destination.
+reach_o (ours): reach another stand, so that what is remembered must serve the opposite of what it served before. Those of convey_p, reach_d
+and reach_o that are not done already where the taxi stands are drawn with equal chances.
 
 Departures: maps of 5x5 to 7x7 and a window of 3x3 (spec 13.7), walls but no water; passengers wait at, and go to, a few stands that are
 fixed for the episode, as in the classic Taxi (in MazeBase anywhere), so that there is something to remember; every sub-task is drawn
@@ -30,12 +31,12 @@ from ..language.generation import Draws, key
 
 Bool, Float, Integer = NDArray[np.bool_], NDArray[np.float32], NDArray[np.int64]
 
-TASKS = ("find_p", "pickup", "convey_p", "reach_d")
-FIND, PICK, CONVEY, REACH = range(len(TASKS))
+TASKS = ("find_p", "pickup", "convey_p", "reach_d", "reach_o")
+FIND, PICK, CONVEY, REACH, OTHER = range(len(TASKS))
 PASSENGER_TASKS = TASKS[:REACH]
 """Those that an observation tells apart, unless more are named."""
 
-LIMITS = np.array([200, 60, 200, 200])
+LIMITS = np.array([200, 60, 200, 200, 60])
 """Steps after which a sub-task has failed."""
 
 ACTIONS = ("up", "down", "left", "right", "pickup", "dropoff")
@@ -99,11 +100,11 @@ class TaxiWorld:
                 raise unknown_name("sub-task", task, TASKS, "task_streams/taxi/world.py")
         if not {"find_p", "pickup"} <= set(group):
             raise UserError(f"taxi: a world needs the sub-tasks find_p and pickup, got {', '.join(group) or 'none'}")
-        if "reach_d" in group and "convey_p" not in group:
-            raise UserError(f"taxi: reach_d needs the sub-task convey_p beside it, got {', '.join(group)}")
+        if not {"reach_d", "reach_o"}.isdisjoint(group) and "convey_p" not in group:
+            raise UserError(f"taxi: reach_d and reach_o need the sub-task convey_p beside them, got {', '.join(group)}")
         if unnamed := [task for task in group if task not in TASKS[:named]]:
             raise UserError(f"taxi: an observation that tells {named} sub-tasks apart cannot tell {', '.join(unnamed)}")
-        self.conveys, self.reaches = "convey_p" in group, "reach_d" in group
+        self.conveys, self.reaches = "convey_p" in group, np.array(["reach_d" in group, "reach_o" in group])
         self.tasks, self.observation_size = TASKS[:named], observation_size(named)
         self.environments, self.seed, self.stands, self.walls, self.episode_steps = environments, seed, stands, walls, episode_steps
         self.turn_penalty, self.success_reward = np.float32(turn_penalty), np.float32(success_reward)
@@ -122,7 +123,7 @@ class TaxiWorld:
         self.stand_cells, self.position = order[:, :K], order[:, K]  # (B, K), (B,)
         self._turns = draws.integers("stands", K - 1, self.episode_steps).reshape(B, -1, 1) + 1  # further than the last stand
         self._targets = draws.integers("destinations", K - 1, self.episode_steps).reshape(B, -1, 1) + 1
-        self._coins = draws.uniform("reach", self.episode_steps) if self.reaches else None
+        self._coins = draws.uniform("next", self.episode_steps) if self.reaches.any() else None
         self._deliveries, self._clock = np.zeros(B, dtype=np.int64), 0
         self.cells = np.zeros((B, SIDE * SIDE, len(CHANNELS)), dtype=np.float32)  # (B, G, C) what can be seen
         self.cells[:, :, _OUTSIDE], self.cells[:, :, _WALL] = ~inside, self.blocked & inside
@@ -164,7 +165,7 @@ class TaxiWorld:
         here = self.position == self.passenger
         picked = (task == PICK) & here & (action == PICKUP)
         delivered = (task == CONVEY) & (self.position == self.destination) & (action == DROPOFF)
-        reached = (task == REACH) & (self.position == self.destination)
+        reached = (task == REACH) & (self.position == self.destination) | (task == OTHER) & self.at_another_stand()
         success = ((task == FIND) & here) | picked | delivered | reached
         failed = ~success & (self.task_steps >= LIMITS[task])
         over = success | failed
@@ -187,10 +188,20 @@ class TaxiWorld:
         self._call(there)
         possible = np.where(self.aboard, CONVEY, np.where(self.position == self.passenger, PICK, FIND))
         if self._coins is not None:
-            away = self.aboard & (self.position != self.destination)
-            possible = np.where(away & (self._coins[:, self._clock - 1] < 0.5), REACH, possible)
+            possible = np.where(self.aboard, self._drawn(self._coins[:, self._clock - 1]), possible)
         self.task = np.where(over, possible, self.task)
         self.task_steps[over] = 0
+
+    def at_another_stand(self) -> Bool:
+        """Whether the taxi (B,) is at a stand that is not the destination."""
+        return (self.position[:, None] == self.stand_cells).any(1) & (self.position != self.destination)
+
+    def _drawn(self, uniform: Float) -> Integer:
+        """For whom has a passenger aboard a sub-task (B,) that is not done already, by numbers (B,) in [0, 1)."""
+        open_ = np.stack([np.ones_like(self.aboard), self.position != self.destination, ~self.at_another_stand()], axis=1)
+        open_[:, 1:] &= self.reaches
+        chosen = (uniform * open_.sum(1)).astype(np.int64)  # the number of an open one
+        return CONVEY + (open_.cumsum(1) <= chosen[:, None]).sum(1)
 
     def state_dict(self) -> dict[str, Any]:
         """Which episode it is, and what has become of it; a copy."""

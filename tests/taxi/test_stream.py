@@ -120,7 +120,7 @@ def test_a_sub_task_that_comes_later_is_asked_about_from_the_beginning() -> None
 def test_a_new_sub_task_that_is_named_late_has_its_place_in_every_observation() -> None:
     """The frozen core's experiment: what is learned first must already leave room for what comes."""
     made = stream(taught=["find_p+pickup+convey_p", "find_p+pickup+convey_p+reach_d"], units=[160, 16])
-    assert [task.name for task in made.tasks] == list(TASKS)
+    assert [task.name for task in made.tasks] == list(TASKS[:4])
     assert made.trained == ((0,), (3,))
     assert all(task.info.input_size == observation_size(4) == observation_size() + 1 for task in made.tasks)
     first, then = (made.tasks[n].experience(0) for n in (0, 3))

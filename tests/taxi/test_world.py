@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from clbench.task_streams.taxi.world import (
     DROPOFF,
     FIND,
     LIMITS,
+    OTHER,
     PICK,
     PICKUP,
     REACH,
@@ -221,38 +224,58 @@ def test_without_convey_p_whoever_was_picked_up_is_gone_and_another_waits() -> N
     assert (picked > 5).all() and (moved > picked / 3).all()  # the stand at which the last one would have got off is drawn as well
 
 
-def test_with_reach_d_a_passenger_is_taken_past_the_destination_or_dropped_off_there_as_chance_will_have_it() -> None:
-    world = TaxiWorld(32, seed=1008, stands=3, episode_steps=200, group=TASKS, named=4)
+@pytest.mark.parametrize("named", [4, 5])
+def test_with_a_passenger_aboard_what_is_not_done_already_is_drawn_with_equal_chances(named: int) -> None:
+    world = TaxiWorld(32, seed=1008, stands=3, episode_steps=200, group=TASKS[:named], named=named)
     assert world.observation().shape == (32, world.observation_size)
-    begun, aboard, before = np.zeros(4, dtype=int), world.aboard.copy(), world.task.copy()
+    drawn: dict[tuple[bool, bool], Counter[int]] = defaultdict(Counter)  # by whether at the destination, at another stand
     for _ in range(199):
+        before = world.task.copy()
         status = world.step(expert(world)).status
+        at, other = world.position == world.destination, world.at_another_stand()
+        reached = status == Status.SUCCESS
         assert not (status == Status.FAILED).any()
-        there = world.position == world.destination
-        reached = (before == REACH) & (status == Status.SUCCESS)
-        assert (there[reached] & world.aboard[reached]).all()
-        assert not ((before == REACH) & there & (status == Status.RUNNING)).any()  # to be there is enough
-        assert (world.task[reached] == CONVEY).all()  # nobody is asked to reach the place where they are
-        assert (world.observation()[:, -4:].argmax(1) == world.task).all()
-        picked = world.aboard & ~aboard
-        np.add.at(begun, world.task[picked & ~there], 1)
-        aboard, before = world.aboard.copy(), world.task.copy()
-    assert begun[CONVEY] > 100 and abs(begun[REACH] / begun.sum() - 0.5) < 0.1  # some 400 passengers
+        assert (at & world.aboard)[reached & (before == REACH)].all() and (other & world.aboard)[reached & (before == OTHER)].all()
+        running = status == Status.RUNNING
+        assert not (running & (((before == REACH) & at) | ((before == OTHER) & other))).any()  # to be there is enough
+        assert (world.observation()[:, -named:].argmax(1) == world.task).all()
+        for b in (~running & world.aboard).nonzero()[0]:
+            drawn[bool(at[b]), bool(other[b])][int(world.task[b])] += 1
+    possible = {(False, True): {CONVEY, REACH}, (True, False): {CONVEY, OTHER} if named == 5 else {CONVEY}}
+    assert {place: set(counts) for place, counts in drawn.items()} == possible  # no expert's sub-task ends elsewhere
+    for counts in drawn.values():
+        assert counts.total() > 150
+        assert all(abs(count / counts.total() - 1 / len(counts)) < 0.1 for count in counts.values())
 
 
-def test_reach_d_changes_nothing_for_who_does_not_name_it() -> None:
-    three, four = TaxiWorld(8, seed=1009, episode_steps=60), TaxiWorld(8, seed=1009, episode_steps=60, named=4)
+def test_another_stand_is_one_that_is_not_the_destination_and_the_nearest_for_an_expert() -> None:
+    world = TaxiWorld(16, seed=1012, stands=4, episode_steps=300, group=TASKS, named=5)
+    solved = 0
+    best, rows = np.zeros(16, dtype=int), np.arange(16)
+    for _ in range(299):
+        ways = np.stack([distances(world.blocked, world.stand_cells[:, k])[rows, world.position] for k in range(4)], axis=1)
+        ways[world.stand_cells == world.destination[:, None]] = 99
+        best = np.where(world.task_steps == 0, ways.min(1), best)
+        task, spent = world.task.copy(), world.task_steps + 1
+        done = (world.step(expert(world)).status == Status.SUCCESS) & (task == OTHER)
+        assert (spent[done] == best[done]).all()
+        solved += int(done.sum())
+    assert solved > 100
+
+
+def test_other_sub_tasks_change_nothing_for_who_does_not_name_them() -> None:
+    three, four = TaxiWorld(8, seed=1009, episode_steps=60), TaxiWorld(8, seed=1009, episode_steps=60, named=5)
     for action in random_actions(100, 8):
         left, right = three.step(action), four.step(action)
-        assert np.array_equal(left.observation, right.observation[:, :-1]) and not right.observation[:, -1].any()
+        assert np.array_equal(left.observation, right.observation[:, :-2]) and not right.observation[:, -2:].any()
         assert np.array_equal(left.status, right.status)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"group": ("find_p", "pickup", "reach_d"), "named": 4}, "reach_d needs the sub-task convey_p beside it"),
-        ({"group": TASKS}, "an observation that tells 3 sub-tasks apart cannot tell reach_d"),
+        ({"group": ("find_p", "pickup", "reach_d"), "named": 4}, "reach_d and reach_o need the sub-task convey_p beside them"),
+        ({"group": TASKS}, "an observation that tells 3 sub-tasks apart cannot tell reach_d, reach_o"),
     ],
 )
 def test_a_group_that_cannot_be_is_refused(options: dict[str, object], message: str) -> None:
