@@ -15,6 +15,8 @@ SPECS = {
     "cw10-demo": "e0815db879009b32",
     "cw20-demo": "0c47bd770fd1abd6",
     "mw3-masked": "7e43f730399277ba",
+    "mw3-goal-masked": "8f4fcc3e84b0728c",
+    "mw3-goal": "03dc842ea89e6975",
     "memorize": "48e9f3d826102fe7",
     "detect": "47c9ab947f9e546a",
     "reasoning": "b6fe04007bfc84ba",

@@ -160,3 +160,12 @@ def test_a_stream_with_a_masked_goal_has_a_name_of_its_own(options, name, goal_v
     assert stream.name == name
     assert stream.options["goal_visible"] == goal_visible
     assert configuration.stream_named("mw3-masked", "smoke").name == "mw3-masked"
+
+
+def test_the_stream_in_which_the_goal_decides_has_a_twin_in_which_it_is_seen():
+    hidden, seen = (configuration.stream_named(name, "smoke") for name in ("mw3-goal-masked", "mw3-goal"))
+    assert [task.name for task in hidden.tasks] == [task.name for task in seen.tasks] == ["reach", "pick-place", "push"]
+    told = [{key: repr(value) for key, value in stream.options.items()} for stream in (hidden, seen)]  # 1 == True
+    assert {key: (told[0][key], told[1][key]) for key in told[0] if told[0][key] != told[1][key]} == {"goal_visible": ("1", "True")}
+    assert hidden.hash() != seen.hash()
+    assert configuration.stream_named("mw3-goal", "smoke", {"goal_steps": 1}).hash() == hidden.hash()
