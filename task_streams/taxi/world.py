@@ -197,11 +197,11 @@ class TaxiWorld:
         return (self.position[:, None] == self.stand_cells).any(1) & (self.position != self.destination)
 
     def _drawn(self, uniform: Float) -> Integer:
-        """For whom has a passenger aboard a sub-task (B,) that is not done already, by numbers (B,) in [0, 1)."""
-        open_ = np.stack([np.ones_like(self.aboard), self.position != self.destination, ~self.at_another_stand()], axis=1)
-        open_[:, 1:] &= self.reaches
-        chosen = (uniform * open_.sum(1)).astype(np.int64)  # the number of an open one
-        return CONVEY + (open_.cumsum(1) <= chosen[:, None]).sum(1)
+        """A sub-task (B,) with a passenger aboard, convey_p or one that is not done where the taxi stands, by numbers (B,) in [0, 1)."""
+        available = np.stack([np.ones_like(self.aboard), self.position != self.destination, ~self.at_another_stand()], axis=1)  # (B, 3)
+        available[:, 1:] &= self.reaches
+        chosen = (uniform * available.sum(1)).astype(np.int64)  # counted among those that are available
+        return CONVEY + (available.cumsum(1) <= chosen[:, None]).sum(1)
 
     def state_dict(self) -> dict[str, Any]:
         """Which episode it is, and what has become of it; a copy."""
