@@ -9,17 +9,23 @@ memory m_s (M rows):
 Read rows see each other; tokens see the read rows and their own past; write rows see everything. The new memory is the output
 of the last layer at the write rows. Gradients flow through it from segment to segment until the learner detaches the state.
 
+With `cache_length` C > 0 each layer also keeps the keys and values of the last C tokens of earlier segments, as Transformer-XL does
+(the authors' RMT with a cache, section 4.1): tokens and write rows see them, read rows do not, and no gradient enters them. They stand in
+front of the memory, at the positions -C to -1; when a segment closes, keys are turned on by its length.
+
 Departures: rotary positions inside the concatenated segment instead of Transformer-XL's relative ones (spec 13.3 uses the same);
 norms before the sublayers by default, so that the memory has passed the final norm, as in the authors' Hugging Face code; the M
 initial rows are drawn apart (the authors replicate one), with entries of deviation `initial_std`: 1 is the size of the entries of tokens
 and of a written memory, the authors begin with that of their embeddings, .02. Under small ones the first write rows are what they read, and
-copying took off earlier and reached further on six seeds of seven. Not here: a Transformer-XL cache beside the memory.
-Shape letters: B batch, T time, L segment length, M memory tokens, R rows, H heads, D width.
+copying took off earlier and reached further on six seeds of seven. The cache holds keys and values, not the hidden states that they
+were made of, so that old ones are those of older weights.
+Shape letters: B batch, T time, L segment length, M memory tokens, C cached tokens, R rows, H heads, D width.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,12 +39,22 @@ from .backbone import Backbone, MemorySpec, Output, State
 from .pieces import Piece, put, read_in_pieces
 from .segment_transformer import SegmentTransformer, rotary, rotate
 
+_KINDS = ("keys", "values")
+
+
+class _Seen(NamedTuple):
+    """What R rows of a layer read."""
+
+    rows: tuple[Tensor, Tensor]  # keys and values, each (B, H, S, D/H)
+    mask: Tensor  # (..., R, S)
+
 
 class RecurrentMemoryTransformer(Backbone):
     """State: memory (B, M, D), seg_pos (B,) tokens in the open segment, and that segment's keys.n, values.n (B, H, M+L-1, D/H).
 
     Every row of a segment has a slot: M to read, L tokens, M to write, and one that nobody sees. A row sees the slots before
     `reach[slot]`, so that a segment that is read in parts, each stream at its own place, needs no other mask.
+    With a cache also cache.keys.n, cache.values.n (B, H, C, D/H), of which the last cache.fill (B,) hold a token.
     `bptt_segments` k > 0 lets the loss at a call's end reach the inputs of its last k segments only; 0: of all.
     """
 
@@ -57,6 +73,7 @@ class RecurrentMemoryTransformer(Backbone):
         memory_tokens: int = 4,
         bptt_segments: int = 0,
         initial_std: float = 1.0,
+        cache_length: int = 0,
         dropout: float = 0.0,
         post_norm: bool = False,
     ) -> None:
@@ -69,12 +86,14 @@ class RecurrentMemoryTransformer(Backbone):
         self.trunk = SegmentTransformer(
             input_size, width=width, layers=layers, heads=heads, feedforward=feedforward, dropout=dropout, post_norm=post_norm
         )
-        if initial_std < 0:
-            raise UserError(f"rmt: initial_std must be at least 0, got {initial_std}")
+        if initial_std < 0 or cache_length < 0:
+            raise UserError(f"rmt: initial_std and cache_length must be at least 0, got {initial_std} and {cache_length}")
         self.memory = nn.Parameter(initial_std * torch.randn(memory_tokens, width))  # (M, D)
         self.input_size, self.output_size, self.heads = input_size, width, heads
         self.segment_length, self.memory_tokens, self.bptt_segments = segment_length, memory_tokens, bptt_segments
-        self.spec = MemorySpec("rmt", width, layers, segment_length, capacity=memory_tokens)
+        self.cache_length = cache_length
+        kind = f"rmt with a cache of {cache_length}" if cache_length else "rmt"
+        self.spec = MemorySpec(kind, width, layers, segment_length, capacity=memory_tokens)
         M, L = memory_tokens, segment_length
         reach = torch.cat([torch.full((M,), M), torch.arange(M, M + L) + 1, torch.full((M,), M + L + M), torch.ones(1)])
         self.register_buffer("visible", torch.arange(M + L + M + 1) < reach[:, None], persistent=False)  # (2M+L+1, 2M+L+1)
@@ -84,9 +103,13 @@ class RecurrentMemoryTransformer(Backbone):
     def initial_state(self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> State:
         device, dtype = device or self.memory.device, dtype or self.memory.dtype
         shape = (batch, self.heads, self.memory_tokens + self.segment_length - 1, self.output_size // self.heads)
-        names = [f"{kind}.{n}" for n in range(len(self.trunk.blocks)) for kind in ("keys", "values")]
+        names = [f"{kind}.{n}" for n in range(len(self.trunk.blocks)) for kind in _KINDS]
         state = {name: torch.zeros(shape, device=device, dtype=dtype) for name in names}  # (B, H, M+L-1, D/H)
         memory = self.memory.to(device=device, dtype=dtype).repeat(batch, 1, 1)  # (B, M, D)
+        if self.cache_length:
+            nothing = torch.zeros(batch, self.heads, self.cache_length, shape[-1], device=device, dtype=dtype)  # (B, H, C, D/H)
+            state |= {f"cache.{name}": nothing.clone() for name in names}
+            state["cache.fill"] = torch.zeros(batch, device=device, dtype=torch.int32)
         return {"memory": memory, "seg_pos": torch.zeros(batch, device=device, dtype=torch.int32), **state}
 
     def advance(self, x: Tensor, state: State, reset: Tensor | None, pad: Tensor | None, write: bool) -> Output:
@@ -135,9 +158,10 @@ class RecurrentMemoryTransformer(Backbone):
             h = self.before_layer(n, h, state)
             q, k, v = block.project(h)  # (B, H, R, D/H)
             k = rotate(k, turn)
-            h = block.finish(h, scaled_dot_product_attention(rotate(q, turn), k, v, attn_mask=mask))
+            seen = self._with_cache(n, state, _Seen((k, v), mask), torch.arange(R, device=k.device)[None])
+            h = block.finish(h, scaled_dot_product_attention(rotate(q, turn), *seen.rows, attn_mask=seen.mask))
             if T == L:
-                after |= self.after_layer(n, h[:, M + L :], state)
+                after |= self.after_layer(n, h[:, M + L :], state) | self._cached(n, state, k, v)
             elif piece.kept:
                 after[f"keys.{n}"], after[f"values.{n}"] = (functional.pad(new, (0, 0, 0, M + L - 1 - R)) for new in (k, v))
         h = self.trunk.norm(h)
@@ -158,10 +182,11 @@ class RecurrentMemoryTransformer(Backbone):
             q, k, v = block.project(h)  # (B, H, R, D/H)
             k = put(state[f"keys.{n}"], rotate(k, turn), slots, len(self.visible))  # (B, H, 2M+L+1, D/H)
             v = put(state[f"values.{n}"], v, slots, len(self.visible))
-            h = block.finish(h, scaled_dot_product_attention(rotate(q, turn), k, v, attn_mask=mask))
+            seen = self._with_cache(n, state, _Seen((k, v), mask), slots)
+            h = block.finish(h, scaled_dot_product_attention(rotate(q, turn), *seen.rows, attn_mask=seen.mask))
             opened[f"keys.{n}"], opened[f"values.{n}"] = k[:, :, : M + L - 1], v[:, :, : M + L - 1]
             if writes:
-                closed |= self.after_layer(n, h[:, reads + T :], state)
+                closed |= self.after_layer(n, h[:, reads + T :], state) | self._cached(n, state, k, v)
         h = self.trunk.norm(h)
         seg_pos = state["seg_pos"] + (T if piece.length is None else piece.length.to(torch.int32))
         closes = seg_pos == L
@@ -169,6 +194,33 @@ class RecurrentMemoryTransformer(Backbone):
         if writes:
             after |= states.where(closes, closed | self.after_segment(h[:, reads + T :]), state)
         return h[:, reads : reads + T], state | after | {"seg_pos": seg_pos.masked_fill(closes, 0)}
+
+    def _with_cache(self, n: int, state: State, seen: _Seen, slots: Tensor) -> _Seen:
+        """What rows at slots (B or 1, R) see of layer n, the cache in front."""
+        if not self.cache_length:
+            return seen
+        keys, values = (
+            torch.cat([state[f"cache.{name}.{n}"].to(new.dtype), new], dim=2) for name, new in zip(_KINDS, seen.rows, strict=True)
+        )
+        number = torch.arange(self.cache_length, device=keys.device)
+        held = number >= self.cache_length - state["cache.fill"][:, None, None, None]  # (B, 1, 1, C)
+        cached = held & (slots >= self.memory_tokens)[:, None, :, None]  # (B, 1, R, C)
+        mask = seen.mask.expand(*cached.shape[:3], seen.mask.shape[-1])  # (B, 1, R, S)
+        return _Seen((keys, values), torch.cat([cached, mask], dim=-1))
+
+    def _cached(self, n: int, state: State, k: Tensor, v: Tensor) -> State:
+        """The cache of layer n behind a segment with keys and values (B, H, 2M + L or more, D/H) at their slots."""
+        M, L, C = self.memory_tokens, self.segment_length, self.cache_length
+        if not C:
+            return {}
+        keys, values = k[:, :, M : M + L].detach(), v[:, :, M : M + L].detach()
+        back = rotary(torch.tensor([-L, -L - M], device=k.device, dtype=self.turn.dtype), k.shape[-1])  # (2, D/2H, 2)
+        old = state[f"cache.keys.{n}"].to(k.dtype), state[f"cache.values.{n}"].to(v.dtype)
+        return {
+            f"cache.keys.{n}": torch.cat([rotate(old[0], back[:1]), rotate(keys, back[1:])], dim=2)[:, :, -C:],
+            f"cache.values.{n}": torch.cat([old[1], values], dim=2)[:, :, -C:],
+            "cache.fill": (state["cache.fill"] + L).clamp(max=C).to(torch.int32),
+        }
 
     def _slots(self, piece: Piece, seg_pos: Tensor) -> tuple[Tensor, int, int]:
         """The slot of every row, one row of slots where all streams agree, and how many rows read and write the memory."""

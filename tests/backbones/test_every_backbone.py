@@ -50,6 +50,8 @@ CASES = {
     "rmt": (RecurrentMemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 2}),
     "rmt-post": (RecurrentMemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 2, "post_norm": True}),
     "rmt-no-memory": (RecurrentMemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 0}),
+    "rmt-cache": (RecurrentMemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 2, "cache_length": 6}),
+    "rmt-cache-short": (RecurrentMemoryTransformer, {**SMALL, "segment_length": L, "memory_tokens": 2, "cache_length": 3}),
     "rmt-every-token": (RecurrentMemoryTransformer, {**SMALL, "segment_length": 1, "memory_tokens": 2}),
     "memorizing": (MemorizingTransformer, {**SMALL, "segment_length": L, "memory_size": 7, "topk": 3}),
     "memorizing-all": (MemorizingTransformer, {**SMALL, "segment_length": L, "memory_size": 7, "topk": 0, "memory_layers": [0, 1]}),
@@ -276,6 +278,7 @@ EXPECTED_BYTES = {
     "transformer-xl": 4 * (2 * (6 + 3) * D + 2),  # memory and open segment; fill, seg_pos
     "memorizing": 4 * (2 * 2 * 3 * D + 1 + 2 * 7 * D + 2),  # open segment; seg_pos; keys and values of M entries in one layer; ptr, fill
     "rmt": 4 * (2 * D + 2 * 2 * (2 + 3) * D + 1),  # M * d; keys and values of read rows and open segment; seg_pos
+    "rmt-cache": 4 * (2 * D + 2 * 2 * (2 + 3) * D + 1 + 2 * 2 * 6 * D + 1),  # and keys and values of C tokens; fill
     "memory-transformer": 4 * (2 * 2 * 3 * D + 1),  # keys and values of the open segment; seg_pos
     "memory-transformer-bottleneck": 4 * (2 * 2 * 3 * D + 1),  # the same, of the controllers
     "armt": 4 * (2 * 24 * (D + 1) + 2 * 2 * (2 + 3) * D + 1),  # A and z of 6 * 4 features; keys and values as RMT; seg_pos
@@ -372,7 +375,7 @@ def test_a_wrong_shape_is_named(backbone: Backbone) -> None:
         (InfinityFormer, {"basis_functions": 7}, "basis_functions must be even and at least 4, and samples at least 1, got 7 and 64"),
         (InfinityFormer, {"contraction": 1.0}, "contraction must lie between 0 and 1, .* got 1.0, \\[1.0, 3.0\\], 0.1, 0.05, 1e-06"),
         (RecurrentMemoryTransformer, {"memory_tokens": -1}, "memory_tokens and bptt_segments at least 0, got 16, -1, 0"),
-        (RecurrentMemoryTransformer, {"initial_std": -1.0}, "initial_std must be at least 0, got -1.0"),
+        (RecurrentMemoryTransformer, {"initial_std": -1.0}, "initial_std and cache_length must be at least 0, got -1.0 and 0"),
         (MemoryTransformer, {"segment_length": 0}, "memory-transformer: segment_length must be at least 1, got 0"),
         (MemoryTransformer, {"memory_tokens": -1}, "memory_tokens must be at least 0 in the form memory, got -1"),
         (MemoryTransformer, {"memory_tokens": 0, "form": "bottleneck"}, "memory_tokens must be at least 1 in the form bottleneck, got 0"),
@@ -405,6 +408,7 @@ def test_spec_digests_tell_shapes_apart() -> None:
     assert digest("rmt") == digest("rmt-post")  # the same tensors, whatever the norm's place
     assert digest("rmt") != digest("rmt", memory_tokens=3)
     assert digest("rmt") != digest("rmt", segment_length=5)
+    assert len({digest("rmt"), digest("rmt-cache"), digest("rmt-cache-short")}) == 3
     assert digest("transformer") != digest("transformer", context=7)
     assert digest("transformer-xl") != digest("transformer-xl", layers=3)
     assert digest("infinity-former") != digest("infinity-former", basis_functions=L, memory_length=2 * L)  # as many vectors in all

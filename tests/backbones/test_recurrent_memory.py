@@ -222,3 +222,66 @@ def test_rows_begin_as_small_as_they_are_told_and_apart() -> None:
     torch.testing.assert_close(small, 0.02 * unit)
     assert small.std().item() == pytest.approx(0.02, rel=0.05)
     assert torch.pdist(small).min() > 0.1
+
+
+# -- a cache beside the memory ---------------------------------------------------------------------------------------------
+
+CACHED: dict[str, int] = {**SMALL, "segment_length": L, "cache_length": 6}
+
+
+def test_a_cache_that_holds_everything_makes_one_causal_pass_of_all_segments(build: Callable[..., Backbone]) -> None:
+    """Without memory rows; as F1 asks of Transformer-XL."""
+    backbone = build(RecurrentMemoryTransformer, **{**CACHED, "cache_length": 3 * L}, memory_tokens=0)
+    plain = build(Transformer, **SMALL, context=4 * L)
+    plain.trunk.load_state_dict(backbone.trunk.state_dict())
+    x = stream(4 * L)
+    expected = plain(x, plain.initial_state(2)).hidden
+    torch.testing.assert_close(backbone(x, backbone.initial_state(2)).hidden, expected, atol=1e-6, rtol=0)
+
+
+def test_tokens_and_write_rows_see_the_cache_in_front_of_the_memory_and_read_rows_do_not(build: Callable[..., Backbone]) -> None:
+    """The third segment, written out: its memory and the last six of eight tokens, with keys and values as they were."""
+    C = CACHED["cache_length"]
+    backbone = build(RecurrentMemoryTransformer, **CACHED, memory_tokens=M)
+    x = stream(3 * L)
+    state = backbone.initial_state(2)
+    old: list[list[tuple[Tensor, Tensor]]] = [[], []]
+    for segment in x.split(L, dim=1):
+        memory, past = state["memory"], [kept[-C:] for kept in old]
+        rows = torch.cat([memory, backbone.trunk.embed(segment), memory], 1)
+        own = torch.ones(2 * M + L, 2 * M + L, dtype=torch.bool).tril()
+        own[:M, :M] = own[-M:] = True
+        for n, block in enumerate(backbone.trunk.blocks):
+            q, k, v = block.project(rows)
+            kept = past[n]
+            seen = torch.zeros(2 * M + L, len(kept), dtype=torch.bool)
+            seen[M:] = True
+            keys = torch.cat([torch.stack([row[0] for row in kept], 2), k], 2) if kept else k
+            values = torch.cat([torch.stack([row[1] for row in kept], 2), v], 2) if kept else v
+            places = torch.cat([torch.arange(-len(kept), 0), torch.arange(2 * M + L)])
+            scores = (turned(q, places[len(kept) :]) @ turned(keys, places).conj().transpose(2, 3)).real / 8**0.5
+            rows = block.finish(rows, scores.masked_fill(~torch.cat([seen, own], 1), -torch.inf).softmax(-1) @ values)
+            old[n] += [(k[:, :, M + t], v[:, :, M + t]) for t in range(L)]
+        output, rows = backbone(segment, state), backbone.trunk.norm(rows)
+        torch.testing.assert_close(output.hidden, rows[:, M : M + L], atol=1e-6, rtol=0)
+        torch.testing.assert_close(output.state["memory"], rows[:, M + L :], atol=1e-6, rtol=0)
+        state = output.state
+
+
+def turned(rows: Tensor, places: Tensor) -> Tensor:
+    """Complex rows (B, H, R, 4) at their places (R,); two heads of 8."""
+    angle = places[:, None] * 10000.0 ** (-torch.arange(0, 8, 2) / 8)
+    return torch.complex(rows[..., 0::2], rows[..., 1::2]) * torch.polar(torch.ones_like(angle), angle).to(torch.complex128)
+
+
+def test_what_left_the_cache_is_gone_and_no_gradient_enters_it(build: Callable[..., Backbone]) -> None:
+    backbone = build(RecurrentMemoryTransformer, **{**CACHED, "layers": 1}, memory_tokens=0)
+    x = stream(3 * L).requires_grad_()
+    hidden = backbone(x, backbone.initial_state(2)).hidden
+    for index in range(2 * L):
+        changed = x.detach().clone()
+        changed[:, index] += 1
+        other = backbone(changed, backbone.initial_state(2)).hidden
+        assert torch.equal(other[:, 2 * L :], hidden[:, 2 * L :]) == (index < 2 * L - CACHED["cache_length"])
+    (gradient,) = torch.autograd.grad(hidden[:, 2 * L :].square().sum(), x)
+    assert not gradient[:, : 2 * L].any() and gradient[:, 2 * L :].any()
