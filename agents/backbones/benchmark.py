@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from clbench.guards import torch_threads
 
+from .fitting import fit
 from .memory_transformer import FormName, MemoryEncoder
 
 SEEDS = (0, 1, 2)
@@ -185,15 +186,12 @@ def _accuracy(task: str, arm: str, seed: int, steps: int) -> float:
         torch.manual_seed(seed)
         model = Answerer(MemoryEncoder(_WIDTH, heads=_HEADS, memory_tokens=memory_tokens, form=form))
     ask, generator = TASKS[task], torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = _LEARNING_RATE * min(1.0, (step + 1) / _WARMUP)
+
+    def loss() -> Tensor:
         tokens, answers = ask(generator)
-        loss = functional.cross_entropy(model(tokens)[:, -LENGTH:].flatten(0, 1), answers.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
-        optimizer.step()
+        return functional.cross_entropy(model(tokens)[:, -LENGTH:].flatten(0, 1), answers.flatten())
+
+    fit(model, loss, steps, learning_rate=_LEARNING_RATE, warmup=_WARMUP, clip=_CLIP)
     with torch.no_grad():
         questions = (ask(generator) for _ in range(_EVALUATED))
         right = [(model(tokens)[:, -LENGTH:].argmax(-1) == answers).double().mean().item() for tokens, answers in questions]

@@ -21,9 +21,9 @@ from clbench.guards import torch_threads
 
 from . import state as states
 from .backbone import Backbone, State
-from .recall import BACKBONES
+from .recall import BACKBONES, SEGMENT
 
-SEGMENTS, SEGMENT, BATCH = 1000, 16, 8
+SEGMENTS, BATCH = 1000, 8
 _EARLY, _TIMED = 10, 100
 _LATER = 1.10  # what time may rise to
 
@@ -85,7 +85,7 @@ def _cost(name: str, segments: int, timed: int) -> Cost:
     early: State = state
     for number in range(segments):
         state = _read(backbone, state)
-        early = state if number < min(_EARLY, segments) else early
+        early = state if number < _EARLY else early
     spent: dict[str, list[float]] = {"early": [], "late": []}
     reached = {"early": early, "late": state}
     for _ in range(timed):

@@ -32,6 +32,7 @@ from clbench.guards import torch_threads
 from . import state as states
 from .associative_memory import AssociativeMemoryTransformer
 from .backbone import Backbone
+from .fitting import fit
 from .gated_deltanet import GatedDeltaNet
 from .infinity_former import InfinityFormer
 from .lstm import LSTM
@@ -47,9 +48,10 @@ SYMBOLS, BATCH, LENGTH = 8, 32, 128
 STEPS = 600
 _WIDTH, _LEARNING_RATE, _WARMUP, _CLIP = 64, 2e-3, 50, 1.0
 _EVALUATED = 8  # batches
+SEGMENT = 16
 
 _LAYERS: Mapping[str, Any] = {"width": _WIDTH, "layers": 2, "heads": 4}
-_SEGMENTS: Mapping[str, Any] = {**_LAYERS, "segment_length": 16}
+_SEGMENTS: Mapping[str, Any] = {**_LAYERS, "segment_length": SEGMENT}
 
 BACKBONES: Mapping[str, Callable[[], Backbone]] = {
     "transformer": lambda: Transformer(_WIDTH, **_LAYERS, context=16),
@@ -120,17 +122,14 @@ def curve(
         torch.manual_seed(seed)
         model = _Prober(build(), len(ages))
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = _LEARNING_RATE * min(1.0, (step + 1) / _WARMUP)
+
+    def loss() -> Tensor:
         tokens = torch.randint(SYMBOLS, (BATCH, length), generator=generator)
         logits = model(tokens)  # (B, T, A, V)
         losses = [functional.cross_entropy(logits[:, age:, n].flatten(0, 1), _old(tokens, age).flatten()) for n, age in enumerate(ages)]
-        loss = torch.stack(losses).mean() + model.auxiliary_loss
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
-        optimizer.step()
+        return torch.stack(losses).mean() + model.auxiliary_loss
+
+    fit(model, loss, steps, learning_rate=_LEARNING_RATE, warmup=_WARMUP, clip=_CLIP)
     right = torch.zeros(len(ages), dtype=torch.double)
     with torch.no_grad():
         for _ in range(_EVALUATED):

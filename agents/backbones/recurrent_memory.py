@@ -25,7 +25,6 @@ Shape letters: B batch, T time, L segment length, M memory tokens, C cached toke
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,13 +41,6 @@ from .segment_transformer import SegmentTransformer, rotary, rotate
 _KINDS = ("keys", "values")
 
 
-class _Seen(NamedTuple):
-    """What R rows of a layer read."""
-
-    rows: tuple[Tensor, Tensor]  # keys and values, each (B, H, S, D/H)
-    mask: Tensor  # (..., R, S)
-
-
 class RecurrentMemoryTransformer(Backbone):
     """State: memory (B, M, D), seg_pos (B,) tokens in the open segment, and that segment's keys.n, values.n (B, H, M+L-1, D/H).
 
@@ -60,6 +52,7 @@ class RecurrentMemoryTransformer(Backbone):
 
     visible: Tensor
     turn: Tensor
+    back: Tensor
 
     def __init__(
         self,
@@ -99,6 +92,8 @@ class RecurrentMemoryTransformer(Backbone):
         self.register_buffer("visible", torch.arange(M + L + M + 1) < reach[:, None], persistent=False)  # (2M+L+1, 2M+L+1)
         turn = rotary(torch.arange(M + L + M + 1.0), width // heads)
         self.register_buffer("turn", turn, persistent=False)  # (2M+L+1, D/2H, 2)
+        back = rotary(torch.tensor([-float(L), -float(L + M)]), width // heads)  # of what is cached, and of what a segment adds to it
+        self.register_buffer("back", back, persistent=False)  # (2, D/2H, 2)
 
     def initial_state(self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> State:
         device, dtype = device or self.memory.device, dtype or self.memory.dtype
@@ -152,14 +147,13 @@ class RecurrentMemoryTransformer(Backbone):
         writes = M if T == L else 0
         h = torch.cat([memory.to(x.dtype), x, memory[:, :writes].to(x.dtype)], dim=1)  # (B, R, D)
         R = h.shape[1]
-        mask, turn = self.visible[:R, :R], self.turn[:R]
+        mask, turn = self._beside_cache(self.visible[:R, :R], torch.arange(R, device=h.device)[None], state), self.turn[:R]
         after: State = {}
         for n, block in enumerate(self.trunk.blocks):
             h = self.before_layer(n, h, state)
             q, k, v = block.project(h)  # (B, H, R, D/H)
             k = rotate(k, turn)
-            seen = self._with_cache(n, state, _Seen((k, v), mask), torch.arange(R, device=k.device)[None])
-            h = block.finish(h, scaled_dot_product_attention(rotate(q, turn), *seen.rows, attn_mask=seen.mask))
+            h = block.finish(h, scaled_dot_product_attention(rotate(q, turn), *self._behind_cache(n, state, k, v), attn_mask=mask))
             if T == L:
                 after |= self.after_layer(n, h[:, M + L :], state) | self._cached(n, state, k, v)
             elif piece.kept:
@@ -174,7 +168,7 @@ class RecurrentMemoryTransformer(Backbone):
         slots, reads, writes = self._slots(piece, state["seg_pos"])  # (B or 1, R)
         memory, x = self.rows(state), self.trunk.embed(piece.x)
         h = torch.cat([memory[:, :reads].to(x.dtype), x, memory[:, :writes].to(x.dtype)], dim=1)  # (B, R, D)
-        mask, turn = self.visible[slots][:, None], self.turn[slots][:, None]
+        mask, turn = self._beside_cache(self.visible[slots][:, None], slots, state), self.turn[slots][:, None]
         opened: State = {}
         closed: State = {}
         for n, block in enumerate(self.trunk.blocks):
@@ -182,8 +176,7 @@ class RecurrentMemoryTransformer(Backbone):
             q, k, v = block.project(h)  # (B, H, R, D/H)
             k = put(state[f"keys.{n}"], rotate(k, turn), slots, len(self.visible))  # (B, H, 2M+L+1, D/H)
             v = put(state[f"values.{n}"], v, slots, len(self.visible))
-            seen = self._with_cache(n, state, _Seen((k, v), mask), slots)
-            h = block.finish(h, scaled_dot_product_attention(rotate(q, turn), *seen.rows, attn_mask=seen.mask))
+            h = block.finish(h, scaled_dot_product_attention(rotate(q, turn), *self._behind_cache(n, state, k, v), attn_mask=mask))
             opened[f"keys.{n}"], opened[f"values.{n}"] = k[:, :, : M + L - 1], v[:, :, : M + L - 1]
             if writes:
                 closed |= self.after_layer(n, h[:, reads + T :], state) | self._cached(n, state, k, v)
@@ -195,32 +188,31 @@ class RecurrentMemoryTransformer(Backbone):
             after |= states.where(closes, closed | self.after_segment(h[:, reads + T :]), state)
         return h[:, reads : reads + T], state | after | {"seg_pos": seg_pos.masked_fill(closes, 0)}
 
-    def _with_cache(self, n: int, state: State, seen: _Seen, slots: Tensor) -> _Seen:
-        """What rows at slots (B or 1, R) see of layer n, the cache in front."""
-        if not self.cache_length:
-            return seen
-        keys, values = (
-            torch.cat([state[f"cache.{name}.{n}"].to(new.dtype), new], dim=2) for name, new in zip(_KINDS, seen.rows, strict=True)
-        )
-        number = torch.arange(self.cache_length, device=keys.device)
-        held = number >= self.cache_length - state["cache.fill"][:, None, None, None]  # (B, 1, 1, C)
+    def _beside_cache(self, mask: Tensor, slots: Tensor, state: State) -> Tensor:
+        """What rows at slots (B or 1, R) see: the mask (..., R, S), behind what they see of the cache."""
+        C = self.cache_length
+        if not C:
+            return mask
+        held = torch.arange(C, device=mask.device) >= C - state["cache.fill"][:, None, None, None]  # (B, 1, 1, C)
         cached = held & (slots >= self.memory_tokens)[:, None, :, None]  # (B, 1, R, C)
-        mask = seen.mask.expand(*cached.shape[:3], seen.mask.shape[-1])  # (B, 1, R, S)
-        return _Seen((keys, values), torch.cat([cached, mask], dim=-1))
+        return torch.cat([cached, mask.expand(*cached.shape[:3], mask.shape[-1])], dim=-1)
+
+    def _behind_cache(self, n: int, state: State, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, S, D/H) of layer n, behind those of its cache."""
+        if not self.cache_length:
+            return k, v
+        keys, values = (torch.cat([state[f"cache.{kind}.{n}"].to(new.dtype), new], dim=2) for kind, new in zip(_KINDS, (k, v), strict=True))
+        return keys, values
 
     def _cached(self, n: int, state: State, k: Tensor, v: Tensor) -> State:
         """The cache of layer n behind a segment with keys and values (B, H, 2M + L or more, D/H) at their slots."""
         M, L, C = self.memory_tokens, self.segment_length, self.cache_length
         if not C:
             return {}
-        keys, values = k[:, :, M : M + L].detach(), v[:, :, M : M + L].detach()
-        back = rotary(torch.tensor([-L, -L - M], device=k.device, dtype=self.turn.dtype), k.shape[-1])  # (2, D/2H, 2)
-        old = state[f"cache.keys.{n}"].to(k.dtype), state[f"cache.values.{n}"].to(v.dtype)
-        return {
-            f"cache.keys.{n}": torch.cat([rotate(old[0], back[:1]), rotate(keys, back[1:])], dim=2)[:, :, -C:],
-            f"cache.values.{n}": torch.cat([old[1], values], dim=2)[:, :, -C:],
-            "cache.fill": (state["cache.fill"] + L).clamp(max=C).to(torch.int32),
-        }
+        old = rotate(state[f"cache.keys.{n}"].to(k.dtype), self.back[:1]), state[f"cache.values.{n}"].to(v.dtype)
+        new = rotate(k[:, :, M : M + L].detach(), self.back[1:]), v[:, :, M : M + L].detach()
+        after = {f"cache.{kind}.{n}": torch.cat([was, now], dim=2)[:, :, -C:] for kind, was, now in zip(_KINDS, old, new, strict=True)}
+        return {**after, "cache.fill": (state["cache.fill"] + L).clamp(max=C).to(torch.int32)}
 
     def _slots(self, piece: Piece, seg_pos: Tensor) -> tuple[Tensor, int, int]:
         """The slot of every row, one row of slots where all streams agree, and how many rows read and write the memory."""

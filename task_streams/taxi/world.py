@@ -165,8 +165,9 @@ class TaxiWorld:
         here = self.position == self.passenger
         picked = (task == PICK) & here & (action == PICKUP)
         delivered = (task == CONVEY) & (self.position == self.destination) & (action == DROPOFF)
-        reached = (task == REACH) & (self.position == self.destination) | (task == OTHER) & self.at_another_stand()
-        success = ((task == FIND) & here) | picked | delivered | reached
+        success = ((task == FIND) & here) | picked | delivered
+        if self._coins is not None:
+            success |= (task == REACH) & (self.position == self.destination) | (task == OTHER) & self.at_another_stand()
         failed = ~success & (self.task_steps >= LIMITS[task])
         over = success | failed
         if over.any():
