@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clbench.errors import UserError
+from clbench.errors import UserError, unknown_name
 from clbench.stream import Phase, TaskStream, variant
 
 from .task import TaxiTask
@@ -36,6 +36,8 @@ def taxi_stream(
     A phase is said to train the first column that it brings. `units`: environment steps of each phase, over `environments` side by side.
     """
     groups = [tuple(part.strip() for part in entry.split("+")) for entry in taught]
+    for task in (task for group in groups for task in group if task not in TASKS):
+        raise unknown_name("sub-task", task, TASKS, "task_streams/taxi/world.py")
     new = [[task for task in group if not any(task in earlier for earlier in groups[:n])] for n, group in enumerate(groups)]
     if not groups or not all(new):
         raise UserError(f"stream '{name}': every entry of taught must bring a sub-task that none before it has, got {list(taught)}")

@@ -136,6 +136,8 @@ def test_a_new_sub_task_that_is_named_late_has_its_place_in_every_observation() 
         ({"taught": []}, "every entry of taught must bring a sub-task"),
         ({"taught": ["find_p+pickup", "pickup+find_p"]}, "every entry of taught must bring a sub-task"),
         ({"taught": ["find_p+pickup+fly"]}, "fly"),
+        ({"taught": ["fly"]}, "Unknown sub-task 'fly'"),
+        ({"taught": ["find_p+pickup", "find_q"]}, "Unknown sub-task 'find_q'. Did you mean find_p"),
         ({"environments": 0}, "environments, test_episodes and from_visit must be at least 1"),
     ],
 )
