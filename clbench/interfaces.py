@@ -30,6 +30,7 @@ class TaskInfo:
     Control: `input_size` O, `output_size` A; where identity is shown, the last `num_tasks` entries of an observation are
     the one-hot of the task, so that one network can hold many tasks and joint phases need no other signal.
     Text: `input_size` = `output_size` = V, the size of the vocabulary.
+    Worlds: `output_size` choices; the last `asked` entries of an observation are the one-hot of what is asked for now.
     """
 
     index: int | None
@@ -37,6 +38,7 @@ class TaskInfo:
     experience: ExperienceKind
     input_size: int
     output_size: int
+    asked: int = 0
 
 
 class Policy(Protocol):

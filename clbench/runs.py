@@ -269,6 +269,7 @@ def _on_disk(request: Request, folder: RunFolder, results_dir: Path) -> Run:
     log = folder.log(attempt)
     folder.write(f"attempts/{attempt}.json", _json(provenance(request.agent.device)))
     stop = _StopFlag()
+    session: Session | None = None
     with guards.torch_threads(request.threads), stop.installed(), guards.seeded_global_generators(seeding.integer(request.seed, "agent")):
         try:
             session = Session(request.agent.build, request.stream, request.seed, log, run_key=request.run_key, should_stop=stop.is_set)
@@ -284,7 +285,10 @@ def _on_disk(request: Request, folder: RunFolder, results_dir: Path) -> Run:
             log.note("interrupted", reason=stop.reason or str(interruption))
             raise
         except Exception as error:
-            log.note("error", code=type(error).__name__, message=str(error)[:500])
+            if session is None and attempt == 0 and isinstance(error, UserError):
+                folder.discard()  # the agent refuses its options: nothing has begun
+            else:
+                log.note("error", code=type(error).__name__, message=str(error)[:500])
             raise
     derive(folder.path, derived.find_reference(folder.manifest(), results_dir))
     folder.finish()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -227,6 +228,15 @@ class RunFolder:
         for name in ("last.prev.pt", "last.pt.tmp"):
             with disk_errors(self.path):
                 (self.path / "checkpoints" / name).unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Remove the folder of a run that never began, and what was made for it above."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        for above in list(self.path.parents)[:3]:  # agent, budget, stream
+            try:
+                above.rmdir()
+            except OSError:  # other runs are there
+                break
 
     def close(self) -> None:
         """Give the lock back."""

@@ -249,6 +249,17 @@ def test_an_agent_that_breaks_the_contract_is_told_so_and_leaves_no_finished_run
     assert not list(here.rglob("DONE")) and not list(here.rglob("summary.json"))
 
 
+def test_an_agent_that_refuses_its_options_leaves_no_folder(here, capsys):
+    words = ["run", "stream=toy", "agent=fine-tuning", "results_dir=out"]
+    code, line = typed([*words, "agent.demonstrations.learner.learning_rate=-1"], capsys)
+    assert code == 2 and "learning_rate must be > 0" in line
+    assert not list(Path("out").rglob("*"))
+    assert typed(run(), capsys)[0] == 0
+    others = sorted(Path("out").rglob("*"))
+    assert typed([*words, "agent.demonstrations.learner.learning_rate=-1"], capsys)[0] == 2
+    assert sorted(Path("out").rglob("*")) == others
+
+
 def finished(capsys):
     """The folder of a finished run of Good."""
     assert typed(run(), capsys)[0] == 0

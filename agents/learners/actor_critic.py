@@ -76,7 +76,14 @@ class ActorCritic(Learner):
             raise UserError(f"actor-critic: expected a world of at least 2 choices, got {task.output_size}")
         self.window, self.discount, self.trace, self.entropy, self.value, self.anneal = window, discount, trace, entropy, value, anneal
         with self.randomness.lent():
-            networks = ChoicePolicy(scoped(build_backbone(task.input_size), scope, carried=True), task.output_size)
+            backbone = build_backbone(task.input_size)
+            told = getattr(backbone, "tasks", 0)  # sub-tasks that it finds at the end of an observation
+            if told and told != task.asked:
+                raise UserError(
+                    f"{backbone.spec.kind}: expected tasks={task.asked}, as many sub-tasks as this world's observations name, got {told}; "
+                    f"add agent.interaction.backbone.tasks={task.asked}"
+                )
+            networks = ChoicePolicy(scoped(backbone, scope, carried=True), task.output_size)
         self.evaluated_clear = evaluated_clear
         if evaluated_clear and not hasattr(networks.backbone, "clear"):
             raise UserError("actor-critic: evaluated_clear=true wipes the memory of the world of sem; another backbone has none")

@@ -13,7 +13,7 @@ from clbench.experience import Interaction, Transition
 from clbench.interfaces import TaskInfo
 
 B, HOLD = 4, 3
-TASK = TaskInfo(None, 1, "interaction", 3, 2)
+TASK = TaskInfo(None, 1, "interaction", 3, 2, asked=2)  # the last two entries tell the steps apart, for who is told of two
 
 
 class Recall:
@@ -234,3 +234,18 @@ def test_what_a_memory_wrote_and_read_while_acting_is_accounted_for() -> None:
     found = built.diagnostics()
     assert found["memory_writes"] == B * 10
     assert found["memory_reads"] > 0 and found["memory_bytes_per_stream"] > 0
+
+
+@pytest.mark.parametrize("backbone", [{"kind": "sem", "width": 8}, {"kind": "lstm", "width": 8, "rank": 4}], ids=lambda backbone: backbone["kind"])
+def test_a_backbone_that_misreads_what_is_asked_is_refused(backbone: dict[str, Any]) -> None:
+    """It would take another sub-task's entry, or what is seen, for the one-hot of what is asked."""
+    world = TaskInfo(None, 1, "interaction", 8, 2, asked=4)
+
+    def built(tasks: int) -> Composed:
+        section = {"learner": {"kind": "actor-critic"}, "backbone": {**backbone, "tasks": tasks}}
+        return Composed(world, 0, interaction=section, device="cpu")
+
+    with pytest.raises(UserError, match=r"expected tasks=4, .*got 3; add agent\.interaction\.backbone\.tasks=4"):
+        built(3)
+    for tasks in (0, 4):  # one that is not told, and one that is told right
+        built(tasks)
