@@ -236,7 +236,7 @@ def test_what_a_memory_wrote_and_read_while_acting_is_accounted_for() -> None:
     assert found["memory_reads"] > 0 and found["memory_bytes_per_stream"] > 0
 
 
-@pytest.mark.parametrize("backbone", [{"kind": "sem", "width": 8}, {"kind": "lstm", "width": 8, "rank": 4}], ids=lambda backbone: backbone["kind"])
+@pytest.mark.parametrize("backbone", [{"kind": "sem", "width": 8}, {"kind": "lstm", "width": 8, "rank": 4}], ids=["sem", "lstm"])
 def test_a_backbone_that_misreads_what_is_asked_is_refused(backbone: dict[str, Any]) -> None:
     """It would take another sub-task's entry, or what is seen, for the one-hot of what is asked."""
     world = TaskInfo(None, 1, "interaction", 8, 2, asked=4)

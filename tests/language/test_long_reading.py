@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clbench.task_streams.language.long_reading import Reading, Readings, accuracy, long_reading, text
+from clbench.errors import UserError
+from clbench.task_streams.language.distance import generator
+from clbench.task_streams.language.generation import Examples
+from clbench.task_streams.language.long_reading import SEGMENT, Reading, Readings, long_reading, read, text
 from clbench.task_streams.language.vocabulary import ANS, BOS, SYMBOLS, vocabulary
 
 
@@ -32,23 +35,41 @@ class Scripted:
         return logits, state
 
 
-@pytest.mark.parametrize("tokens", [6, 1024, 1025, 5000])
+@pytest.mark.parametrize("tokens", [32, 1024, 1056, 5024])
 def test_who_remembers_the_first_tokens_answers_at_any_length(tokens: int) -> None:
     reader = Scripted()
-    assert accuracy(reader, tokens) == 1.0
-    assert reader.read == tokens + 4
+    assert read(reader, tokens)[0] == 1.0
+    assert reader.read == tokens - 1 + 4  # a predictor's own first token is not handed over
     assert reader.longest <= 1024
 
 
 def test_who_forgets_guesses() -> None:
-    assert accuracy(Scripted(forgets=2000), 3000, lanes=500) == pytest.approx(0.1, abs=0.03)
+    assert read(Scripted(forgets=2000), 3200, lanes=500)[0] == pytest.approx(0.1, abs=0.03)
+
+
+@pytest.mark.parametrize("tokens", [0, 31, 1000])
+def test_lengths_are_whole_segments(tokens: int) -> None:
+    with pytest.raises(UserError, match=f"whole segments of 32 tokens, got {tokens}"):
+        text(tokens, 1, seed=0)
+
+
+@pytest.mark.parametrize("gap", [0, 1, 31, 40])
+def test_a_text_is_laid_out_as_those_of_training(gap: int) -> None:
+    """The fact stands where it stood, the question begins a segment, and windows end with one (a predictor's own token is the first)."""
+    _, windows = text((gap + 1) * SEGMENT, 3, seed=0)
+    sizes = [window.shape[1] for window in windows]
+    assert all(size % SEGMENT == (SEGMENT - 1 if n == 0 else 0) for n, size in enumerate(sizes))
+    tokens, _, _ = Examples(generator("memorize", gap, SEGMENT), "test", 0, None).examples(np.arange(3))
+    marked = (tokens == vocabulary().id("<fact>")).argmax(axis=1)
+    assert (marked == 1).all()
+    assert ((tokens == ANS).argmax(axis=1) == sum(sizes)).all()
 
 
 def test_texts_differ_by_lane_and_seed_and_come_again() -> None:
-    answer, windows = text(2000, 4, seed=1)
+    answer, windows = text(2048, 4, seed=1)
     read = np.concatenate(list(windows), axis=1)
-    again, other = np.concatenate(list(text(2000, 4, seed=1)[1]), axis=1), np.concatenate(list(text(2000, 4, seed=2)[1]), axis=1)
-    assert read.shape == (4, 2000)
+    again, other = np.concatenate(list(text(2048, 4, seed=1)[1]), axis=1), np.concatenate(list(text(2048, 4, seed=2)[1]), axis=1)
+    assert read.shape == (4, 2047)
     assert (read == again).all()
     assert (read[:, 2:6] == answer).all()
     assert np.mean(read[0] == read[1]) < 0.2
@@ -60,10 +81,11 @@ def test_texts_differ_by_lane_and_seed_and_come_again() -> None:
 
 
 def test_a_recurrent_memory_reads_on() -> None:
-    found = long_reading((64, 640), trained=(0,), units=(64,))
+    found = long_reading((64, 640), trained=(0,), units=(64,), seeds=(3, 4))
     assert [row.tokens for row in found.rows] == [64, 640]
-    assert all(0 <= row.accuracy <= 1 and row.peak_megabytes > 50 and row.tokens_per_second > 0 for row in found.rows)
-    assert [str(column.header) for column in found.table().columns] == ["tokens", "segments", "accuracy", "peak MB", "tokens/s"]
+    assert all(len(row.accuracy) == 2 and min(row.accuracy) >= 0 and max(row.accuracy) <= 1 for row in found.rows)
+    assert all(row.peak_megabytes > 50 and row.tokens_per_second > 0 for row in found.rows)
+    assert [str(column.header) for column in found.table().columns] == ["tokens", "segments", "accuracy", "by seed", "peak MB", "tokens/s"]
 
 
 @pytest.mark.parametrize(
@@ -71,5 +93,5 @@ def test_a_recurrent_memory_reads_on() -> None:
     [((1040.0, 95.0), True), ((1051.0, 100.0), False), ((1000.0, 89.0), False), ((900.0, 109.0), True), ((900.0, 112.0), False)],
 )
 def test_memory_and_speed_must_stay_what_they_were(later: tuple[float, float], fulfilled: bool) -> None:
-    rows = (Reading(20_000, 1.0, 1000.0, 100.0), Reading(2_000_000, 0.1, *later))
+    rows = (Reading(20_000, (1.0,), 1000.0, 100.0), Reading(2_000_000, (0.1,), *later))
     assert Readings(rows, trained_segments=4).fulfilled is fulfilled
