@@ -36,9 +36,8 @@ TURNS = 4096  # of a policy, before its random numbers begin again
 class ActorCritic(Learner):
     """Acts for `window` steps in all environments, then updates once. Acts by chance, in proportion to the policy's probabilities.
 
-    `discount` and `trace` are gamma and lambda of the advantages. `anneal` > 0: the learning rate falls linearly to a tenth over so many
-    updates of a task. `scope`: how long the memory lasts, see `backbones.scope`. `evaluated_clear`: the ablation of SEM; the memory of the
-    world is wiped where a sub-task begins, a policy's and not the learner's.
+    `discount` and `trace` are gamma and lambda of the advantages. `scope`: how long the memory lasts, see `backbones.scope`.
+    `evaluated_clear`: the ablation of SEM; the memory of the world is wiped where a sub-task begins, a policy's and not the learner's.
     """
 
     def __init__(
@@ -63,18 +62,16 @@ class ActorCritic(Learner):
         evaluated_clear: bool = False,
     ) -> None:
         settings = OptimizerSettings(
-            learning_rate, weight_decay=weight_decay, warmup=warmup, gradient_clip=gradient_clip, reset=reset_optimizer
+            learning_rate, weight_decay=weight_decay, warmup=warmup, gradient_clip=gradient_clip, reset=reset_optimizer, anneal=anneal
         )
         super().__init__(seed, device, settings, scope)
-        if window < 1 or anneal < 0 or min(entropy, value) < 0:
-            raise UserError(
-                f"actor-critic: window must be at least 1, anneal, entropy and value at least 0, got {window}, {anneal}, {entropy}, {value}"
-            )
+        if window < 1 or min(entropy, value) < 0:
+            raise UserError(f"actor-critic: window must be at least 1, entropy and value at least 0, got {window}, {entropy}, {value}")
         if not 0 <= discount <= 1 or not 0 <= trace <= 1:
             raise UserError(f"actor-critic: discount and trace must lie in [0, 1], got {discount} and {trace}")
         if task.output_size < 2:
             raise UserError(f"actor-critic: expected a world of at least 2 choices, got {task.output_size}")
-        self.window, self.discount, self.trace, self.entropy, self.value, self.anneal = window, discount, trace, entropy, value, anneal
+        self.window, self.discount, self.trace, self.entropy, self.value = window, discount, trace, entropy, value
         with self.randomness.lent():
             backbone = build_backbone(task.input_size)
             told = getattr(backbone, "tasks", 0)  # sub-tasks that it finds at the end of an observation
@@ -157,12 +154,6 @@ class ActorCritic(Learner):
         chosen = log.gather(-1, action[..., None])[..., 0]
         spread = -(log.exp() * log).sum(-1).mean()
         return -(chosen * advantage).mean() + self.value * functional.mse_loss(value, target) - self.entropy * spread + auxiliary.mean()
-
-    def _step(self, loss: Tensor, hooks: Hooks) -> None:
-        if self.anneal:
-            share = min(1.0, self._optimizer_steps / self.anneal)
-            self.optimizer.param_groups[0]["lr"] = self.settings.learning_rate * (1 - 0.9 * share)
-        super()._step(loss, hooks)
 
     def snapshot(self, networks: nn.Module) -> Chooser:
         if self.evaluated_clear:

@@ -40,7 +40,10 @@ class Hooks(Protocol):
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with a linear warm-up of `warmup` updates; `gradient_clip` 0 = no clipping."""
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with a linear warm-up of `warmup` updates; `gradient_clip` 0 = no clipping.
+
+    `anneal` > 0: the learning rate falls linearly, to a tenth at update `anneal` since the optimiser began, and stays there.
+    """
 
     learning_rate: float
     betas: tuple[float, float] = (0.9, 0.999)
@@ -48,15 +51,22 @@ class OptimizerSettings:
     warmup: int = 0
     gradient_clip: float = 0.0
     reset: bool = True  # at the beginning of a task
+    anneal: int = 0
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
             raise UserError(f"learner: learning_rate must be > 0, got {self.learning_rate}")
-        if self.warmup < 0 or self.gradient_clip < 0 or self.weight_decay < 0:
+        if min(self.warmup, self.gradient_clip, self.weight_decay, self.anneal) < 0:
             raise UserError(
-                "learner: warmup, gradient_clip and weight_decay must be >= 0, "
-                f"got {self.warmup}, {self.gradient_clip}, {self.weight_decay}"
+                "learner: warmup, gradient_clip, weight_decay and anneal must be >= 0, "
+                f"got {self.warmup}, {self.gradient_clip}, {self.weight_decay}, {self.anneal}"
             )
+
+    def rate(self, update: int) -> float | None:
+        """The learning rate of an update, counted from 0 since the optimiser began; None: as it is."""
+        if update < self.warmup:
+            return self.learning_rate * (update + 1) / self.warmup
+        return self.learning_rate * (1 - 0.9 * min(1.0, update / self.anneal)) if self.anneal else None
 
     def build(self, networks: nn.Module) -> torch.optim.Optimizer:
         """A fresh optimiser over the trainable parameters."""
@@ -135,8 +145,8 @@ class Learner(ABC):
         if self.settings.gradient_clip:
             learning = self.optimizer.param_groups[0]["params"]
             self._scalars["gradient_norm"] = nn.utils.clip_grad_norm_(learning, self.settings.gradient_clip)
-        if self._optimizer_steps < self.settings.warmup:
-            rate = self.settings.learning_rate * (self._optimizer_steps + 1) / self.settings.warmup
+        rate = self.settings.rate(self._optimizer_steps)
+        if rate is not None:
             self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
         self._optimizer_steps += 1

@@ -330,6 +330,21 @@ def test_the_rate_warms_up_and_begins_anew_with_a_task(world_of):
     assert rates(kept, 1) == pytest.approx([0.4])
 
 
+@pytest.mark.parametrize(("kind", "units"), [("whole examples", 8), ("cloning steps", 32)])
+def test_the_rate_falls_to_a_tenth_and_begins_anew_with_a_task(world_of, kind, units):
+    world = world_of(kind)
+    agent = world.agent(learning_rate=0.4, warmup=2, anneal=4)
+    for _ in range(2):
+        found = []
+        for _ in range(7):
+            before = agent._learner.gradient_steps
+            agent.learn(world.experience(0, units))
+            assert agent._learner.gradient_steps == before + 1
+            found.append(agent._learner.optimizer.param_groups[0]["lr"])
+        assert found == pytest.approx([0.2, 0.4, 0.4 * 0.55, 0.4 * 0.325, 0.04, 0.04, 0.04])
+        agent.begin_task(world.task(0))
+
+
 def test_the_gradient_is_clipped(world_of):
     world = world_of("cloning steps")
     agent = world.agent(gradient_clip=1e-3)
