@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import keyword
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ COMMANDS = {
     "leaderboard": "rebuild leaderboard.md from the submissions",
     "reproductions": "rebuild results/reproductions.md: what papers claim, run again",
     "submit": "pack runs as a submission and validate it",
+    "import": "turn the logs of another code base into runs",
     "benchmark": "measure the suite's own speed",
 }
 EPILOG = """start here:
@@ -85,7 +87,7 @@ def _dispatch(words: list[str]) -> int:
     if command not in COMMANDS:
         raise unknown_name("command", command, COMMANDS, "clbench --help")
     words.remove(command)
-    module = import_module(f".commands.{command}", __package__)
+    module = import_module(f".commands.{command}{'_' if keyword.iskeyword(command) else ''}", __package__)
     parser = Parser(prog=f"clbench {command}", description=module.__doc__, allow_abbrev=False, formatter_class=_Format)
     module.add_arguments(parser)
     parser.add_argument("--quiet", action="store_true", help="say only what was asked for")

@@ -94,10 +94,10 @@ def eval_rows(manifest: Record, events: Iterable[Record]) -> list[dict[str, Any]
                 "step": record["step"],
                 "task": record["task"],
                 "task_id": record["task_id"],
-                "episodes": len(record["score"]),
+                "episodes": record.get("episodes", len(record["score"])),  # an imported score is a mean over several
                 "score": scaled(raw, tasks[record["task"]]["scale"]),
                 "return_mean": _mean(returns) if returns else None,
-                "return_std": float(np.std(returns)) if returns else None,
+                "return_std": record.get("return_std", float(np.std(returns)) if returns else None),
                 "length_mean": _mean(record["length"]) if record.get("length") else None,
                 "seed_set": record["seed_set"],
                 "raw_score": raw,
@@ -280,9 +280,7 @@ def summary(manifest: Record, events: Sequence[Record], reference: Reference | N
         "seed": manifest["seed"],
         "window": window,
         "metrics": {name: _null(value) for name, value in sorted(values.items()) if _applies(name, spec)},
-        "final_per_task": {
-            n: _null(v) for n, v in zip(scores.tasks or (), metrics.performance_per_task(scores, window=window), strict=True)
-        },
+        "final_per_task": {n: _null(v) for n, v in zip(scores.labels, metrics.performance_per_task(scores, window=window), strict=True)},
         "forward_transfer": {
             "value": _null(values["forward_transfer"]),
             "raw": _null(values["forward_transfer_raw"]),

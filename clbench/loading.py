@@ -106,7 +106,7 @@ class LoadedRun:
     @cached_property
     def episodes(self) -> tuple[int, ...]:
         """The numbers of episodes that cells have; one number where all are alike."""
-        return tuple(sorted({len(record["score"]) for record in self.numbered if record["kind"] == "eval"}))
+        return tuple(sorted({record.get("episodes", len(record["score"])) for record in self.numbered if record["kind"] == "eval"}))
 
     @property
     def hardware(self) -> str:

@@ -62,6 +62,13 @@ class EvaluationMatrix:
         """N, the number of columns."""
         return self.score.shape[1]
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A name of its own for each column: where a task comes again, its visits are numbered from the second on."""
+        assert self.tasks is not None
+        visits = [self.tasks[: n + 1].count(task) for n, task in enumerate(self.tasks)]
+        return tuple(f"{task} ({visit})" if visit > 1 else task for task, visit in zip(self.tasks, visits, strict=True))
+
     def phases_of(self, column: int) -> tuple[int, ...]:
         """The phases that train `column`, in order; empty where none does."""
         assert self.trained is not None

@@ -88,6 +88,12 @@ def _loaded(runs: Sequence[Path]) -> list[LoadedRun]:
         _require((path / "run.json").is_file(), f"'{path}' is no run: expected a folder with run.json")
         _require((path / "DONE").is_file(), f"'{path}' is not finished: no DONE; run it to its end first")
     loaded = [load_run(path, path.name) for path in runs]
+    imported = next((run for run in loaded if "imported" in run.manifest), None)
+    _require(
+        imported is None,
+        f"'{imported.origin if imported else ''}' was imported from other logs; submissions are runs that clbench made, and published "
+        "numbers stand in results/published",
+    )
     unfinished = next((run for run in loaded if not run.finished), None)
     _require(
         unfinished is None,

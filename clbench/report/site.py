@@ -394,7 +394,7 @@ def _task_table(table: Table) -> dict[str, Any]:
     """Final score per task and agent."""
     rows = []
     for number, task in enumerate(table.tasks):
-        finals = [_mean([summary["final_per_task"][task] for summary in row.summaries]) for row in table.rows]
+        finals = [_mean([list(summary["final_per_task"].values())[number] for summary in row.summaries]) for row in table.rows]
         phases = [str(p + 1) for p, phase in enumerate(table.spec["phases"]) if number in phase["columns"]]
         rows.append([number + 1, task, " ".join(phases), *(_shaded(value) for value in finals)])
     headings = ["#", "Task", "Phase", *(figures.name_of(row) for row in table.rows)]
