@@ -24,6 +24,8 @@ keys of these layers have unit length times a temperature that each head learns,
                       FoT divides by what it learns. All begin at sqrt(D/H).
     store             where the memory lies and how its nearest entries are found, see `stores.choice`; auto: by size and device
     memory_bytes      0: as many entries as `memory_size` says. Otherwise at most as many as fit a stream's share of these bytes.
+    shared            True: while it learns, all streams write into one memory and read it, which lasts for a task or a lifetime (`scope`);
+                      a policy begins with that memory, and each of its episodes goes on with a copy of its own.
 
 MT and FoT differ in the first three only. Departures: no XL cache, the local context is the open segment; FoT's contexts are memories, as
 long as they may be, and not one previous window.
@@ -33,7 +35,7 @@ Shape letters: B batch, T time, L segment length, M memory size, H heads, D widt
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -48,7 +50,8 @@ from ..stores import streaming
 from ..stores.account import capacity_within, reads
 from ..stores.choice import StoreName, choose, named
 from ..stores.faiss_store import FaissStore
-from ..stores.store import Attended, concat, gate
+from ..stores.shared import Together
+from ..stores.store import Attended, MemoryStore, concat, gate
 from . import state as states
 from .backbone import Backbone, MemorySpec, Output, State
 from .pieces import Piece, put, read_in_pieces
@@ -127,6 +130,7 @@ class MemorizingTransformer(Backbone):
         temperature: Literal["factor", "logarithm"] = "factor",
         store: StoreName = "auto",
         memory_bytes: int = 0,
+        shared: bool = False,
         dropout: float = 0.0,
         post_norm: bool = False,
     ) -> None:
@@ -169,8 +173,9 @@ class MemorizingTransformer(Backbone):
         self.gates = nn.ParameterDict({str(n): nn.Parameter(torch.zeros(heads, 1, 1)) for n in gated})  # b
         slot = torch.arange(segment_length + 1)  # the last one is that of tokens that are not there
         self.register_buffer("buckets", bucket(slot[:, None] - slot[:-1]), persistent=False)  # (L + 1, L)
-        self.by_device, self.stores = store == "auto", {n: named(store) for n in self.memory_layers}
-        for kind in list(self.stores.values())[:1] if memory_bytes else []:
+        self.by_device, self._apart = store == "auto", {n: named(store) for n in self.memory_layers}
+        self.shared, self._together = shared, {n: Together(kind) for n, kind in self._apart.items()}
+        for kind in list(self._apart.values())[:1] if memory_bytes else []:
             share = memory_bytes // len(self.memory_layers)
             memory_size = min(memory_size, capacity_within(kind, share, heads, width // heads, width // heads))
         self.input_size, self.output_size, self.heads = input_size, width, heads
@@ -187,7 +192,7 @@ class MemorizingTransformer(Backbone):
         state = {name: torch.zeros(batch, self.heads, self.segment_length - 1, width, device=device, dtype=dtype) for name in names}
         for n in self.memory_layers:
             shape = (batch, self.heads, self.memory_size, width, width)
-            store = choose(*shape, device=device, dtype=dtype) if self.by_device else self.stores[n]
+            store = choose(*shape, device=device, dtype=dtype) if self.by_device else self._apart[n]
             memory = store.empty(*shape, device=device, dtype=dtype)
             state |= {f"memory.{n}.{name}": leaf for name, leaf in memory.items()}
         return {**state, "seg_pos": torch.zeros(batch, device=device, dtype=torch.int32)}
@@ -236,6 +241,11 @@ class MemorizingTransformer(Backbone):
         if ends and piece.kept:
             call.notes.append({"memory_writes": closes.sum() * (L * len(self.memory_layers))})
         return self.trunk.norm(h), state | after
+
+    @property
+    def stores(self) -> Mapping[int, MemoryStore]:
+        """Of each memory layer the store that it writes and reads now."""
+        return self._together if self.shared and self.training else self._apart
 
     @property
     def _width(self) -> int:
@@ -310,7 +320,7 @@ class MemorizingTransformer(Backbone):
         """What is read of a memory: its first `used` slots, or all where the store numbers them; {} where reading would change nothing."""
         if not memory or not (used or self.stores[n].notes):
             return {}
-        if isinstance(self.stores[n], FaissStore):
+        if isinstance(self._apart[n], FaissStore):
             return memory
         used = max(used, 1)
         return {**memory, **{name: memory[name][:, :, :used] for name in ("keys", "values")}}
@@ -329,7 +339,8 @@ class MemorizingTransformer(Backbone):
             if values:
                 found[name] = torch.stack(values).float().mean() if name == "positive_share" else torch.stack(values).sum()
         if self.memory_layers:
-            size = states.bytes({name: leaf for name, leaf in state.items() if name.startswith("memory.")})
+            held = {name: leaf for name, leaf in state.items() if name.startswith("memory.")}
+            size = states.bytes(states.select(held, slice(1)) if self.stores is self._together else held)
             found["memory_bytes"] = torch.tensor(size, device=state["seg_pos"].device)
         if self.gates:
             found["gate"] = torch.stack([bias.detach().sigmoid().mean() for bias in self.gates.values()]).mean()

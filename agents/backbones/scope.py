@@ -2,7 +2,8 @@
 
     segment   every segment begins with a fresh memory: what remains is a model of one segment, the ablation of all recurrence
     episode   every episode, document or example begins with a fresh one: the default
-    task      what was read stays until the next task begins; every episode of a policy begins with what the learner's first lane remembers
+    task      what was read stays until the next task begins; every episode of a policy begins with what the learner's first lane remembers,
+              and so with what all of them do where the backbone keeps one memory for all (`shared`)
     never     what was read stays
 
 The first is a property of reading, and so of a backbone: `ForgetsSegments` puts a reset before each segment. The others are a matter of
@@ -67,6 +68,8 @@ def scoped(backbone: Backbone, scope: str, *, carried: bool, otherwise: str = ""
     kind = "a perceptron" if backbone.spec.kind == "none" else backbone.spec.kind
     if scope in LASTING and not backbone.initial_state(1):
         raise UserError(f"scope={scope} needs a backbone with a memory, and {kind} has none; leave scope at episode")
+    if scope not in LASTING and getattr(backbone, "shared", False):
+        raise UserError(f"{kind}: shared=true keeps one memory for all episodes; expected scope=task or never, got scope={scope}")
     if scope in LASTING and not carried:
         raise UserError(f"scope={scope} carries memory from one example to the next; {otherwise}")
     if scope != "segment":

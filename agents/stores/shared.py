@@ -3,6 +3,7 @@
 Its state is that of a store for one stream without the leading B: keys (H, M, dk), values (H, M, dv), ptr (), fill (). It is therefore no
 part of a backbone's state, is not reset with a stream, and is saved with the agent. Tokens are written in order of time, and those of one
 time in the order of the streams, so that a cut into calls changes nothing as long as all streams are cut alike.
+`Together` is the same behind the state of a backbone, whose leaves begin with B: each row is a view of the one memory.
 Spec: memory.md 3.4. Shape letters as in `store`.
 """
 
@@ -59,6 +60,48 @@ class SharedStore:
         together = Attended(_joined(attended.output), _joined(attended.lse), diagnostics)
         valid = None if valid is None else valid.transpose(0, 1).reshape(1, -1)
         return _without_batch(self.store.noted(_with_batch(state), together, valid))
+
+
+class Together:
+    """A `SharedStore` whose state has a row for each stream, all of them the one memory; what a row says alone is never read."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.shared = SharedStore(store)
+        self.notes = store.notes
+
+    def empty(
+        self,
+        batch: int,
+        heads: int,
+        capacity: int,
+        key_width: int,
+        value_width: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> State:
+        """`capacity` empty slots for all streams together, seen by each."""
+        return _by_stream(self.shared.empty(batch, heads, capacity, key_width, value_width, device=device, dtype=dtype), batch)
+
+    def entry_bytes(self, heads: int, key_width: int, value_width: int, dtype: torch.dtype | None = None) -> int:
+        """As the store's for one stream."""
+        return self.shared.entry_bytes(heads, key_width, value_width, dtype)
+
+    def append(self, state: State, k: Tensor, v: Tensor, valid: Tensor | None = None) -> State:
+        """The memory after the tokens of all streams, for each of them."""
+        return _by_stream(self.shared.append(_without_batch(state), k, v, valid), len(k))
+
+    def attend(self, state: State, q: Tensor, topk: int | None = None, scale: float = 1.0) -> Attended:
+        """Each stream reads all that any of them wrote."""
+        return self.shared.attend(_without_batch(state), q, topk, scale)
+
+    def noted(self, state: State, attended: Attended, valid: Tensor | None = None) -> State:
+        """What any stream has read is read."""
+        return _by_stream(self.shared.noted(_without_batch(state), attended, valid), len(attended.lse))
+
+
+def _by_stream(state: State, batch: int) -> State:
+    return {name: leaf.expand(batch, *leaf.shape) for name, leaf in state.items()}
 
 
 def _with_batch(state: State) -> State:

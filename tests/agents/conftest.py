@@ -109,7 +109,9 @@ class World:
     def agent(
         self, methods: dict[str, Any] | None = None, seed: int = 0, backbone: dict[str, Any] | None = None, **learner: Any
     ) -> Composed:
-        section = {"learner": {**self.learner, **learner}, "backbone": {**self.backbone, **(backbone or {})}}
+        """`backbone`: options beside those of the world's own, or another kind with all of its options."""
+        parts = dict(backbone or {})
+        section = {"learner": {**self.learner, **learner}, "backbone": parts if "kind" in parts else {**self.backbone, **parts}}
         return Composed(self.task(0), seed, **{self.kind: section}, methods=methods, device="cpu")
 
     def task(self, index: int) -> TaskInfo:

@@ -79,6 +79,25 @@ def test_a_policy_begins_with_what_the_first_lane_remembers_and_writes_into_its_
     assert not np.allclose(_first_answers(windowed, fresh, 3), answers, atol=1e-4)
 
 
+SHARED = {"kind": "memorizing-transformer", "width": 8, "heads": 2, "layers": 1, "segment_length": 2, "memory_size": 64, "topk": 4}
+
+
+def test_a_policy_begins_with_what_all_lanes_remember_where_they_share_a_memory(windowed, through_a_file):
+    agent, apart = (windowed.agent(backbone={**SHARED, "shared": shared}, scope="never") for shared in (True, False))
+    for each in (agent, apart):
+        windowed.live(each, [4 * windowed.slice])
+    lanes = agent._learner.lanes if windowed.kind != "text" else agent._learner.batch_size
+    fills = [each.policy(windowed.task(0))._lasting["memory.0.fill"].tolist() for each in (agent, apart)]
+    assert fills == [[min(64, lanes * fills[1][0])], fills[1]] and 0 < fills[1][0] < 64
+    again = windowed.agent(backbone={**SHARED, "shared": True}, seed=7, scope="never")
+    again.load_state_dict(through_a_file(agent.state_dict()))
+    asked = [_first_answers(windowed, each.policy(windowed.task(0)), 3) for each in (agent, again)]
+    assert np.array_equal(*asked)
+    for each in (agent, again):
+        windowed.live(each, [4 * windowed.slice], first=1)
+    assert windowed.same(agent, again) and _same_state(_memory(agent), _memory(again))
+
+
 def test_replayed_rows_begin_anew(windowed):
     agent = windowed.live(windowed.agent({"replay": {"kind": "replay", "capacity": 20}}, scope="never"), [8 * windowed.slice])
     lanes = agent._learner.lanes if windowed.kind != "text" else agent._learner.batch_size

@@ -199,7 +199,7 @@ def test_a8_every_head_and_token_has_nearest_entries_of_its_own(make: Make) -> N
             selected.append(attended.diagnostics["selected"])
             return attended
 
-    backbone.stores = dict.fromkeys(backbone.stores, Recording())
+    backbone._apart = dict.fromkeys(backbone.stores, Recording())
     read(backbone, tokens(8 * L))
     nearest = torch.cat([slots[0, :, :, 0] for slots in selected[4:]], dim=1)  # (H, T) of the last segments
     assert (nearest[0] != nearest[1]).any()
@@ -382,3 +382,47 @@ def test_what_a_head_learns_is_its_factor_or_the_logarithm_of_it(make: Make) -> 
     torch.testing.assert_close(read(logarithm, x), read(factor, x), atol=1e-12, rtol=0)
     begins = [MemorizingTransformer(5, width=16, heads=2, temperature=kind).temperatures["1"] for kind in ("factor", "logarithm")]
     torch.testing.assert_close(begins[1].exp(), begins[0])
+
+
+# -- one memory for all streams
+
+
+@pytest.mark.parametrize("store", ["ring", "least-recently-read", "faiss"])
+def test_streams_that_share_a_memory_read_what_the_others_wrote_in_order_of_time(make: Make, store: str) -> None:
+    """After a segment of three streams the memory holds token 0 of all, then token 1 of all, and so on; each reads it as its own."""
+    backbone = make(shared=True, store=store, topk=3, memory_size=10)
+    x = tokens(2 * L, batch=3)
+    start = backbone.initial_state(3)
+    shared = backbone.train()(x[:, :L], start)
+    apart = backbone.eval()(x[:, :L], start)
+    torch.testing.assert_close(shared.hidden, apart.hidden, atol=0, rtol=0)  # nothing is in it yet
+    n = backbone.memory_layers[0]
+    for kind in ("keys", "values"):
+        written = apart.state[f"memory.{n}.{kind}"][:, :, :L]  # (3, H, L, D/H)
+        together = written.transpose(0, 2).transpose(1, 2).flatten(0, 1)  # (L * 3, H, D/H)
+        held = shared.state[f"memory.{n}.{kind}"]
+        assert all(torch.equal(held[0], row) for row in held[1:])
+        found = {tuple(entry.flatten().tolist()) for entry in held[0].transpose(0, 1)}
+        assert found == {tuple(entry.flatten().tolist()) for entry in together[-10:]}  # the two oldest of twelve are gone
+    assert shared.state[f"memory.{n}.fill"].tolist() == [10] * 3
+    alone = states.clone(shared.state)  # the same entries, each stream's own
+    torch.testing.assert_close(backbone.train()(x[:, L:], shared.state).hidden, backbone.eval()(x[:, L:], alone).hidden, atol=1e-12, rtol=0)
+    assert (backbone(x[:, L:], apart.state).hidden - backbone(x[:, L:], alone).hidden).abs().max() > 1e-3
+
+
+def test_episodes_of_a_policy_share_nothing(make: Make) -> None:
+    backbone = make(shared=True).eval()
+    x = tokens(3 * L, batch=3)
+    together = read(backbone, x)
+    torch.testing.assert_close(together, torch.cat([read(backbone, row[None]) for row in x]), atol=1e-12, rtol=0)
+    backbone.train()
+    assert (read(backbone, x) - together)[:, L:].abs().max() > 1e-3
+
+
+def test_a_shared_memory_is_counted_once(make: Make) -> None:
+    backbone = make(shared=True, memory_size=10).train()
+    found = backbone(tokens(2 * L, batch=3), backbone.initial_state(3)).diagnostics
+    assert found is not None
+    n, fill = backbone.memory_layers[0], 2 * 4  # ptr and fill
+    assert found["memory_bytes"].item() == 10 * RingStore().entry_bytes(H, D // H, D // H, torch.double) + fill and n == 1
+    assert found["memory_writes"].item() == 3 * 2 * L

@@ -60,3 +60,11 @@ def test_a_scope_that_cannot_be_is_refused_in_one_line(kind: type[Backbone], sco
     with pytest.raises(UserError, match=message) as error:
         scoped(kind(5, width=8), scope, carried=carried, otherwise="give a window")
     assert "\n" not in str(error.value)
+
+
+def test_one_memory_for_all_streams_needs_a_scope_that_lasts() -> None:
+    backbone = MemorizingTransformer(5, **SMALL, shared=True)
+    for scope in ("segment", "episode"):
+        with pytest.raises(UserError, match=f"shared=true .* expected scope=task or never, got scope={scope}"):
+            scoped(backbone, scope, carried=True)
+    assert scoped(backbone, "never", carried=True) is backbone
