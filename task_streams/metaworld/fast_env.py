@@ -399,6 +399,21 @@ class FastSawyer(SawyerXYZEnv):
         mujoco.mj_setState(self.model, self.data, start.physics, _PHYSICS)
         self._put_attributes(start.attributes)
 
+    def saved(self) -> dict[str, Any]:
+        """What the rest of an open episode depends on beside the position that it began at; a copy."""
+        physics = np.empty(mujoco.mj_stateSize(self.model, _PHYSICS))
+        mujoco.mj_getState(self.model, self.data, physics, _PHYSICS)
+        attributes = {name: value for name, value in self._attributes().items() if not isinstance(value, _Live)}
+        return {"physics": physics, "attributes": attributes}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on where `saved` was taken, in an episode that began at the same position."""
+        self._take_model()
+        mujoco.mj_setState(self.model, self.data, np.array(saved["physics"]), _PHYSICS)
+        mujoco.mj_forward(self.model, self.data)
+        mujoco.mj_setState(self.model, self.data, np.array(saved["physics"]), _PHYSICS)
+        self._put_attributes(saved["attributes"])
+
     def _attributes(self) -> dict[str, Any]:
         """Copies of the plain values in this object, windows into simulator memory as their place there."""
         saved: dict[str, Any] = {}

@@ -1,0 +1,205 @@
+"""Environment steps a second: `VectorMetaWorld` against gymnasium's AsyncVectorEnv over Meta-World, and against the physics alone.
+
+    clbench benchmark simulation
+
+All play the same actions, recorded from each task's scripted expert with noise, so that the same contacts are solved: 64 environments here,
+as many processes there as this one may use cores, and as many threads. Whole episodes of 200 steps, resets included; starting processes,
+compiling models and the first visit of a position are left out on both sides. The physics alone is `mj_step` on the same threads and
+nothing else: no sixth forward pass, no observation, no reward. Repetitions alternate; rates are medians, and ratios of this machine.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from .benchmark import CW10, PlainEpisodes
+from .expert import expert_policy
+from .fast_env import ACTION_SIZE, Shared, make_env
+from .goals import goals
+from .vector_env import _SUBSTEPS, VectorMetaWorld, _Arrays
+
+Array = NDArray[np.float64]
+
+HORIZON, ENVIRONMENTS, NOISE = 200, 64, 0.1
+FASTER, SHARE = 2.5, 0.6
+"""What the geometric means of exact mode must reach."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One task: environment steps a second."""
+
+    task: str
+    exact: float
+    fast: float
+    reference: float
+    physics: float
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """All tasks."""
+
+    rows: tuple[Row, ...]
+    cores: int
+
+    def mean(self, ratio: Callable[[Row], float]) -> float:
+        """The geometric mean over tasks."""
+        return math.exp(statistics.fmean(math.log(ratio(row)) for row in self.rows))
+
+    @property
+    def fulfilled(self) -> bool:
+        """Whether both requirements hold."""
+        return self.mean(lambda row: row.exact / row.reference) >= FASTER and self.mean(lambda row: row.exact / row.physics) >= SHARE
+
+    def table(self) -> Table:
+        """For a terminal."""
+        title = f"simulation: {ENVIRONMENTS} environments on {self.cores} threads, {self.cores} processes of gymnasium AsyncVectorEnv"
+        table = Table(title=title)
+        for heading in (
+            "task",
+            "exact/s",
+            "fast/s",
+            "gymnasium/s",
+            "physics/s",
+            "exact, faster",
+            "of physics",
+            "fast, faster",
+            "of physics ",
+        ):
+            table.add_column(heading, justify="left" if heading == "task" else "right", no_wrap=True)
+        for row in self.rows:
+            rates = (f"{value:,.0f}" for value in (row.exact, row.fast, row.reference, row.physics))
+            shares = (f"{value:.2f}" for value in self._ratios(row))
+            table.add_row(row.task, *rates, *shares)
+        means = [self.mean(lambda row, n=n: self._ratios(row)[n]) for n in range(4)]
+        table.add_row("geometric mean", "", "", "", "", *(f"{value:.2f}" for value in means))
+        table.add_row("at least", "", "", "", "", f"{FASTER:.2f}", f"{SHARE:.2f}", "", "")
+        return table
+
+    @staticmethod
+    def _ratios(row: Row) -> tuple[float, float, float, float]:
+        return row.exact / row.reference, row.exact / row.physics, row.fast / row.reference, row.fast / row.physics
+
+
+class Endless(PlainEpisodes):
+    """Meta-World as it is, one whole episode after another, from the first position again after the last."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """The first observation of the next episode."""
+        if self._episode + 1 >= len(self._positions):
+            self._episode = -1
+        return super().reset(seed=seed)
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """One step; success ends nothing."""
+        observation, reward, _, truncated, info = super().step(action)
+        return observation, reward, False, truncated, info
+
+
+def recorded(task: str, positions: Array) -> NDArray[np.float32]:
+    """What the scripted expert does with noise from each of positions (P, .): actions (P, 200, 4)."""
+    shared, policy, draws = Shared(), expert_policy(task), np.random.default_rng(0)
+    tape = np.empty((len(positions), HORIZON, ACTION_SIZE), dtype=np.float32)
+    env = make_env(task, shared)
+    for actions, position in zip(tape, positions, strict=True):
+        observation, state = env.reset_to(position), policy.initial_state(1)
+        for step in range(HORIZON):
+            action, state = policy.act(observation[None].astype(np.float32), state)
+            actions[step] = np.clip(action[0] + draws.normal(size=ACTION_SIZE, scale=NOISE), -1, 1)
+            observation = env.step(actions[step])[0]
+    return tape
+
+
+def simulation(tasks: Sequence[str] = CW10, *, environments: int = ENVIRONMENTS, episodes: int = 2, repetitions: int = 5) -> Simulation:
+    """Rates of `episodes` whole episodes of each environment, on each of `tasks`."""
+    cores = VectorMetaWorld("reach", 1).threads
+    return Simulation(tuple(_row(task, cores, environments, episodes, repetitions) for task in tasks), cores)
+
+
+def _row(task: str, cores: int, environments: int, episodes: int, repetitions: int) -> Row:
+    positions = goals(task, "train")
+    tape = recorded(task, positions)
+    contestants: dict[str, Callable[[], float]] = {}
+    vectors = {mode: VectorMetaWorld(task, environments, horizon=HORIZON, mode=mode, threads=cores) for mode in ("exact", "fast")}
+    for mode, vector in vectors.items():
+        for first in range(0, len(positions), environments):  # every position once, so that all are remembered
+            vector.reset(options={"positions": (first + np.arange(environments)) % len(positions)})
+        contestants[mode] = partial(_ours, vector, tape, episodes)
+    makers = [partial(Endless, task, positions[worker::cores], HORIZON) for worker in range(cores)]
+    reference = gymnasium.vector.AsyncVectorEnv(makers, context="spawn", autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
+    contestants["reference"] = partial(_reference, reference, [tape[worker::cores] for worker in range(cores)], episodes)
+    pool = ThreadPoolExecutor(cores)
+    contestants["physics"] = partial(_physics, vectors["exact"], tape, pool, episodes)
+    try:
+        rates = {name: [run()] for name, run in contestants.items()}  # the first is for warming up
+        for _ in range(repetitions):
+            for name, run in contestants.items():
+                rates[name].append(run())
+    finally:
+        reference.close()
+        pool.shutdown()
+        for vector in vectors.values():
+            vector.close()
+    return Row(task, **{name: statistics.median(found[1:]) for name, found in rates.items()})
+
+
+def _ours(vector: VectorMetaWorld, tape: NDArray[np.float32], episodes: int) -> float:
+    began = time.perf_counter()
+    _, info = vector.reset()
+    for _ in range(episodes):
+        actions = tape[info["position"]]  # (B, 200, 4)
+        for step in range(HORIZON):
+            _, _, _, _, info = vector.step(actions[:, step])
+    return vector.num_envs * episodes * HORIZON / (time.perf_counter() - began)
+
+
+def _reference(envs: gymnasium.vector.AsyncVectorEnv, tapes: Sequence[NDArray[np.float32]], episodes: int) -> float:
+    began = time.perf_counter()
+    envs.reset()
+    for _ in range(episodes):
+        for step in range(HORIZON):
+            envs.step(np.stack([tape[0, step] for tape in tapes]))
+    return len(tapes) * episodes * HORIZON / (time.perf_counter() - began)
+
+
+def _physics(vector: VectorMetaWorld, tape: NDArray[np.float32], pool: ThreadPoolExecutor, episodes: int) -> float:
+    """`mj_step` alone, from the beginnings and with the actions of the others."""
+    group = vector._groups[0]
+    assert isinstance(group, _Arrays)
+    taken = 0.0
+    for _ in range(episodes):
+        _, info = vector.reset()
+        moves = np.empty((vector.num_envs, HORIZON, 3))
+        grips = np.empty((vector.num_envs, HORIZON, 2))
+        for step in range(HORIZON):
+            group.prepare(tape[info["position"], step])
+            moves[:, step], grips[:, step] = group._mocap, group._grip
+        began = time.perf_counter()
+        list(pool.map(partial(_play, group, moves, grips), range(len(group.shares))))
+        taken += time.perf_counter() - began
+    return vector.num_envs * episodes * HORIZON / taken
+
+
+def _play(group: _Arrays, moves: Array, grips: Array, thread: int) -> None:
+    model, (body_pos, site_pos) = group._models[thread], group._model_views[thread]
+    for n in group.shares[thread]:
+        beginning, data, (hand, control) = group._open[n], group._data[n], group._control[n]
+        assert beginning is not None
+        body_pos[:], site_pos[:] = beginning.body_pos, beginning.site_pos
+        for move, grip in zip(moves[n], grips[n], strict=True):
+            hand[0], control[:] = move, grip
+            mujoco.mj_step(model, data, _SUBSTEPS)
