@@ -24,6 +24,8 @@ from .methods.method import Chain, Method
 class Composed:
     """`demonstrations`, `text`, `interaction`: what to learn with in streams of that kind, {learner: {kind, ...}, backbone: {kind, ...}}.
 
+    `control`: the same for worlds whose actions are continuous, where `interaction` is for those with choices.
+
     `methods`: {name: {kind, ...}}, applied in this order. None of them is fine-tuning.
     `device`: auto (CUDA where there is one), cpu, cuda or cuda:N.
     """
@@ -36,25 +38,25 @@ class Composed:
         demonstrations: dict[str, Any] | None = None,
         text: dict[str, Any] | None = None,
         interaction: dict[str, Any] | None = None,
+        control: dict[str, Any] | None = None,
         methods: dict[str, Any] | None = None,
         device: str = "auto",
     ) -> None:
-        section = {"demonstrations": demonstrations, "text": text, "interaction": interaction}[task.experience]
+        name = task.section
+        section = {"demonstrations": demonstrations, "text": text, "interaction": interaction, "control": control}[name]
         if section is None:
-            raise UserError(
-                f"this agent has no section '{task.experience}', which the stream needs; add {task.experience}: {{learner, backbone}}"
-            )
+            raise UserError(f"this agent has no section '{name}', which the stream needs; add {name}: {{learner, backbone}}")
         for key in section:
             if key not in ("learner", "backbone"):
-                raise UserError(f"{task.experience}: unknown key '{key}'; expected learner and backbone")
-        learner_kind, learner_options = _part(section.get("learner"), f"{task.experience}.learner")
-        backbone_kind, backbone_options = _part(section.get("backbone"), f"{task.experience}.backbone")
+                raise UserError(f"{name}: unknown key '{key}'; expected learner and backbone")
+        learner_kind, learner_options = _part(section.get("learner"), f"{name}.learner")
+        backbone_kind, backbone_options = _part(section.get("backbone"), f"{name}.backbone")
 
         def build_backbone(input_size: int) -> Backbone:
-            return registry.build("backbones", backbone_kind, backbone_options, input_size, where=f"{task.experience}.backbone")
+            return registry.build("backbones", backbone_kind, backbone_options, input_size, where=f"{name}.backbone")
 
         positional = (task, build_backbone, seeding.integer(seed, "learner"), chosen_device(device))
-        self._learner: Learner = registry.build("learners", learner_kind, learner_options, *positional, where=f"{task.experience}.learner")
+        self._learner: Learner = registry.build("learners", learner_kind, learner_options, *positional, where=f"{name}.learner")
         self._method: Method = Chain({name: _method(name, options, seed) for name, options in (methods or {}).items()})
         if not isinstance(self._learner, BatchLearner) and (name := self._method.needs_batches):
             raise UserError(f"methods.{name} keeps batches of what was learned from, and {learner_kind} learns from none; leave it out")

@@ -30,7 +30,8 @@ class TaskInfo:
     Control: `input_size` O, `output_size` A; where identity is shown, the last `num_tasks` entries of an observation are
     the one-hot of the task, so that one network can hold many tasks and joint phases need no other signal.
     Text: `input_size` = `output_size` = V, the size of the vocabulary.
-    Worlds: `output_size` choices; the last `asked` entries of an observation are the one-hot of what is asked for now.
+    Worlds: actions are continuous in [-1, 1], or, where `choices` holds, the largest of `output_size` entries is what is chosen; the last
+    `asked` entries of an observation are the one-hot of what is asked for now.
     """
 
     index: int | None
@@ -39,6 +40,12 @@ class TaskInfo:
     input_size: int
     output_size: int
     asked: int = 0
+    choices: bool = False
+
+    @property
+    def section(self) -> str:
+        """Which section of an agent's options is meant: that of the experience, or `control` for worlds of continuous actions."""
+        return "control" if self.experience == "interaction" and not self.choices else self.experience
 
 
 class Policy(Protocol):

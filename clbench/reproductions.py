@@ -244,7 +244,7 @@ def _same_run(request: Request, manifest: Mapping[str, Any]) -> bool:
 
 def _used(options: Any, request: Request) -> Any:
     """The options of an agent without what it would do with experience that the stream does not hand out."""
-    others = {*get_args(ExperienceKind)} - {request.stream.tasks[0].info.experience}
+    others = {*get_args(ExperienceKind), "control"} - {request.stream.tasks[0].info.section}
     return {key: value for key, value in options.items() if key not in others} if isinstance(options, Mapping) else options
 
 

@@ -63,11 +63,11 @@ def reference(folder, draws, task, seed):
     write(folder, {"task": task, "steps": 1000, "seed": seed}, header((task,), "reference"), rows)
 
 
-@pytest.fixture
-def logs(tmp_path):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """Four runs each of three methods, both multi-task ones, and references: four of one task, three of the other."""
     draws = np.random.default_rng(7)
-    root = tmp_path / "logs"
+    root = tmp_path_factory.mktemp("made")
     for seed in range(4):
         continual(root / "cl" / "deep" / f"a{seed}", draws, None, seed)
         continual(root / "cl" / f"run{seed}-ewc", draws, "ewc", seed)
@@ -78,6 +78,20 @@ def logs(tmp_path):
         multi_task(root / "mt" / f"popart{seed}", draws, True, seed)
         reference(root / "single" / f"p{seed}", draws, "push-wall-v1", seed)
     return root
+
+
+@pytest.fixture
+def logs(made, tmp_path):
+    """All of them, to be changed."""
+    return Path(shutil.copytree(made, tmp_path / "logs"))
+
+
+@pytest.fixture
+def few(made, tmp_path):
+    """Three of them, to be changed."""
+    for name in ("deep/a0", "run0-ewc", "run1-ewc"):
+        shutil.copytree(made / "cl" / name, tmp_path / "logs" / "cl" / name)
+    return tmp_path / "logs"
 
 
 def run(*words, capsys):
@@ -315,10 +329,10 @@ BROKEN = {  # what was done to the run `run1-ewc`, and what the line says
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_logs_that_are_broken_or_do_not_belong_together_are_refused_in_one_line(case, logs, tmp_path, capsys):
+def test_logs_that_are_broken_or_do_not_belong_together_are_refused_in_one_line(case, few, tmp_path, capsys):
     change, fragments = BROKEN[case]
-    change(logs / "cl" / "run1-ewc")
-    code, _, line = run("import", "continual-world", logs, "--out", tmp_path / "runs", capsys=capsys)
+    change(few / "cl" / "run1-ewc")
+    code, _, line = run("import", "continual-world", few, "--out", tmp_path / "runs", capsys=capsys)
     assert code == 2 and line.count("\n") == 1 and line.startswith("clbench: ")
     for fragment in fragments:
         assert fragment.strip("'") in line, line
@@ -327,39 +341,39 @@ def test_logs_that_are_broken_or_do_not_belong_together_are_refused_in_one_line(
 
 @pytest.mark.filterwarnings("always")
 @pytest.mark.parametrize("keep", [0.02, 0.5, 0.9])
-def test_a_torn_last_line_is_left_out_and_said(keep, logs, tmp_path, capsys):
-    folder = logs / "cl" / "run1-ewc"
+def test_a_torn_last_line_is_left_out_and_said(keep, few, tmp_path, capsys):
+    folder = few / "cl" / "run1-ewc"
     lines = lines_of(folder)
     rewrite(folder, [*lines[:-1], lines[-1][: int(keep * len(lines[-1]))]], end="")
-    code, out, err = run("import", "continual-world", logs, "--out", tmp_path / "runs", capsys=capsys)
-    assert code == 0 and "25 written" in out
+    code, out, err = run("import", "continual-world", few, "--out", tmp_path / "runs", capsys=capsys)
+    assert code == 0 and "3 written" in out
     assert f"progress.tsv:{len(lines)}: the last line is torn and was left out" in err
     loaded = next(r for r in find_runs(tmp_path / "runs") if r.manifest["imported"]["run_id"] == "run1-ewc")
     assert len(loaded.matrix.step) == 3 * ROWS - 1 and loaded.finished
 
 
-def test_a_last_line_without_its_end_counts_where_no_score_can_be_torn(logs, tmp_path, capsys):
-    folder = logs / "cl" / "run1-ewc"
+def test_a_last_line_without_its_end_counts_where_no_score_can_be_torn(few, tmp_path, capsys):
+    folder = few / "cl" / "run1-ewc"
     rewrite(folder, lines_of(folder), end="")  # the last cell is the time
-    code, _, err = run("import", "continual-world", logs, "--out", tmp_path / "runs", capsys=capsys)
+    code, _, err = run("import", "continual-world", few, "--out", tmp_path / "runs", capsys=capsys)
     assert code == 0 and "torn" not in err
     loaded = next(r for r in find_runs(tmp_path / "runs") if r.manifest["imported"]["run_id"] == "run1-ewc")
     assert len(loaded.matrix.step) == 3 * ROWS
 
 
 @pytest.mark.parametrize("text", ["", "nan"])
-def test_a_cell_without_a_score_is_missing_and_never_zero(text, logs, tmp_path, capsys):
-    changed("/1/push-wall-v1/success", text)(logs / "cl" / "run1-ewc")
-    assert run("import", "continual-world", logs, "--out", tmp_path / "runs", capsys=capsys)[0] == 0
+def test_a_cell_without_a_score_is_missing_and_never_zero(text, few, tmp_path, capsys):
+    changed("/1/push-wall-v1/success", text)(few / "cl" / "run1-ewc")
+    assert run("import", "continual-world", few, "--out", tmp_path / "runs", capsys=capsys)[0] == 0
     loaded = next(r for r in find_runs(tmp_path / "runs") if r.manifest["imported"]["run_id"] == "run1-ewc")
     assert np.argwhere(np.isnan(loaded.matrix.score)).tolist() == [[2, 1]]
 
 
-def test_lines_come_in_the_order_of_their_steps(logs, tmp_path, capsys):
-    folder = logs / "cl" / "run1-ewc"
+def test_lines_come_in_the_order_of_their_steps(few, tmp_path, capsys):
+    folder = few / "cl" / "run1-ewc"
     lines = lines_of(folder)
     rewrite(folder, [lines[0], *reversed(lines[1:])])
-    assert run("import", "continual-world", logs, "--out", tmp_path / "runs", capsys=capsys)[0] == 0
+    assert run("import", "continual-world", few, "--out", tmp_path / "runs", capsys=capsys)[0] == 0
     loaded = next(r for r in find_runs(tmp_path / "runs") if r.manifest["imported"]["run_id"] == "run1-ewc")
     assert (np.diff(loaded.matrix.step) > 0).all()
 
@@ -374,7 +388,7 @@ def test_lines_come_in_the_order_of_their_steps(logs, tmp_path, capsys):
         (["import", "continual-world", "logs", "--out", "file"], ["--out file", "expected a folder"]),
     ],
 )
-def test_a_mistyped_import_is_one_line(words, fragments, logs, tmp_path, capsys, monkeypatch):
+def test_a_mistyped_import_is_one_line(words, fragments, few, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     Path("file").write_text("")
@@ -384,8 +398,8 @@ def test_a_mistyped_import_is_one_line(words, fragments, logs, tmp_path, capsys,
         assert fragment in line
 
 
-def test_imported_runs_cannot_be_submitted(logs, tmp_path, capsys):
-    run("import", "continual-world", logs, "--out", tmp_path / "runs", capsys=capsys)
+def test_imported_runs_cannot_be_submitted(few, tmp_path, capsys):
+    run("import", "continual-world", few, "--out", tmp_path / "runs", capsys=capsys)
     folders = [path.parent for path in (tmp_path / "runs").rglob("ewc/*/run.json")]
     words = ["--out", tmp_path / "packs", "--team", "me", "--date", "2026-11-28", "--tuning", "none"]
     code, _, line = run("submit", *folders, *words, capsys=capsys)

@@ -69,8 +69,9 @@ class ActorCritic(Learner):
             raise UserError(f"actor-critic: window must be at least 1, entropy and value at least 0, got {window}, {entropy}, {value}")
         if not 0 <= discount <= 1 or not 0 <= trace <= 1:
             raise UserError(f"actor-critic: discount and trace must lie in [0, 1], got {discount} and {trace}")
-        if task.output_size < 2:
-            raise UserError(f"actor-critic: expected a world of at least 2 choices, got {task.output_size}")
+        if not task.choices or task.output_size < 2:
+            kind = f"{task.output_size} of them" if task.choices else "one of continuous actions"
+            raise UserError(f"actor-critic: expected a world of at least 2 choices, got {kind}")
         self.window, self.discount, self.trace, self.entropy, self.value = window, discount, trace, entropy, value
         with self.randomness.lent():
             backbone = build_backbone(task.input_size)

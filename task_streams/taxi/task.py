@@ -69,7 +69,7 @@ class TaxiTask:
     ) -> None:
         self.name, self._number = name, TASKS.index(name)
         self._named = named_for(asked_in)
-        self.info = TaskInfo(None, 1, "interaction", observation_size(self._named), len(ACTIONS), asked=self._named)
+        self.info = TaskInfo(None, 1, "interaction", observation_size(self._named), len(ACTIONS), asked=self._named, choices=True)
         self._group, self._asked_in, self._options = tuple(group), tuple(asked_in), dict(options)
         self._environments, self._episodes, self._from_visit, self._scored_on = environments, test_episodes, from_visit, scored_on
         self.scale = (0.0, _ceiling(name, self._asked_in, from_visit, tuple(sorted(self._options.items()))))

@@ -13,7 +13,7 @@ from clbench.experience import Interaction, Transition
 from clbench.interfaces import TaskInfo
 
 B, HOLD = 4, 3
-TASK = TaskInfo(None, 1, "interaction", 3, 2, asked=2)  # the last two entries tell the steps apart, for who is told of two
+TASK = TaskInfo(None, 1, "interaction", 3, 2, asked=2, choices=True)  # the last two entries tell the steps apart, for who is told of two
 
 
 class Recall:
@@ -239,7 +239,7 @@ def test_what_a_memory_wrote_and_read_while_acting_is_accounted_for() -> None:
 @pytest.mark.parametrize("backbone", [{"kind": "sem", "width": 8}, {"kind": "lstm", "width": 8, "rank": 4}], ids=["sem", "lstm"])
 def test_a_backbone_that_misreads_what_is_asked_is_refused(backbone: dict[str, Any]) -> None:
     """It would take another sub-task's entry, or what is seen, for the one-hot of what is asked."""
-    world = TaskInfo(None, 1, "interaction", 8, 2, asked=4)
+    world = TaskInfo(None, 1, "interaction", 8, 2, asked=4, choices=True)
 
     def built(tasks: int) -> Composed:
         section = {"learner": {"kind": "actor-critic"}, "backbone": {**backbone, "tasks": tasks}}

@@ -6,6 +6,7 @@ import pickle
 
 import gymnasium
 import metaworld
+import mujoco
 import numpy as np
 import pytest
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
@@ -257,3 +258,32 @@ def test_quaternions_of_every_branch_equal_scipys() -> None:
 def test_lengths_equal_those_of_single_vectors() -> None:
     rows = np.random.default_rng(0).normal(size=(500, 3))
     assert np.array_equal(length(rows), [np.linalg.norm(row) for row in rows])
+
+
+@pytest.mark.parametrize("task", ["push-wall", "push-back", "push", "shelf-place", "stick-pull", "peg-unplug-side", "hammer"])
+def test_rewards_equal_the_reference_wherever_the_object_is(task: str) -> None:
+    """The object is put somewhere between its start and beyond the goal, near the hand or far from it, and one step is taken."""
+    ours, plain, draws = VectorMetaWorld(task, 1, threads=1), Plain(task, 1), np.random.default_rng(1)
+    found = set()
+    for trial in range(40):
+        _, info = ours.reset()
+        plain.reset(info["position"])
+        group, reference = ours._groups[0], plain.envs[0]
+        data, model = group._data[0], group._models[0]
+        group.simulate(0)  # puts the positions of this episode into the model, and derives what follows from a state
+        mujoco.mj_setState(model, data, group._open[0].physics, mujoco.mjtState.mjSTATE_INTEGRATION)
+        goal, qpos, qvel = reference._target_pos, reference.data.qpos.copy(), reference.data.qvel.copy()
+        share = draws.uniform(0, 1.2)
+        at = qpos[9:12] + share * (goal - qpos[9:12]) + draws.normal(0, [0.05, 0.05, 0.08])
+        qpos[9:12] = reference.tcp_center if trial % 4 == 0 else [at[0], at[1], max(at[2], qpos[11])]
+        qvel[:] = 0
+        reference.set_state(qpos, qvel)
+        data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = qpos, qvel, reference.data.qacc_warmstart
+        actions = draws.uniform(-1, 1, (1, 4))
+        observation, reward, _, _, info = ours.step(actions)
+        theirs, their_reward, their_success = plain.step(actions)
+        assert np.abs(observation - theirs).max() < 1e-9
+        assert abs(reward[0] - their_reward[0]) < 1e-6 * max(1, abs(their_reward[0])), trial
+        assert info["success"][0] == their_success[0]
+        found.add(round(float(reward[0]), 3))
+    assert len(found) > 8

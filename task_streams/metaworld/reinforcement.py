@@ -1,0 +1,160 @@
+"""Streams of Meta-World tasks to learn by acting: reinforcement learning in many environments at once, scored as the demonstration streams.
+
+The protocol is Continual World's (Wolczyk et al. 2021, arXiv:2105.10919) on Meta-World v3 with the second reward version: episodes of 200
+steps that never terminate before, the goal in sight, success at any step. Departures: episodes of training begin at frozen positions (60 a
+task) and scores are on others, where theirs draw positions anew for both; the number of environments side by side is the stream's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version as installed_version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clbench.errors import UserError
+from clbench.experience import Interaction, Transition
+from clbench.interfaces import Episodes, Policy, TaskInfo
+from clbench.stream import Phase, TaskStream, variant
+
+from .evaluation import evaluate
+from .goals import SPLITS, goals
+from .stream import _goals_hash
+from .task import ACTION_SIZE, OBSERVATION_SIZE
+
+Float = NDArray[np.floating[Any]]
+
+
+class Lockstep:
+    """Environments of one task behind `Interaction`: observations (B, 39 + N) end with the task's one-hot, where there is one."""
+
+    def __init__(self, task: str, environments: int, horizon: int, cue: Float, seed: int) -> None:
+        from .vector_env import VectorMetaWorld
+
+        self._env = VectorMetaWorld(task, environments, horizon=horizon, seed=seed)
+        self._cue = np.broadcast_to(cue.astype(np.float32), (environments, len(cue)))
+        self._observation = self._shown(self._env.reset()[0])
+
+    @property
+    def observation(self) -> Float:
+        """What is seen now (B, O)."""
+        return self._observation
+
+    def _shown(self, observation: Float) -> Float:
+        return np.concatenate([observation.astype(np.float32), self._cue], axis=1)
+
+    def step(self, action: Float) -> Transition:
+        """Act with action (B, 4)."""
+        observation, reward, terminated, truncated, info = self._env.step(np.clip(np.asarray(action, dtype=np.float32), -1.0, 1.0))
+        self._observation = self._shown(observation)
+        final = self._shown(info["final_obs"]) if truncated.any() else self._observation
+        return Transition(reward, terminated, truncated, self._observation, final)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The simulators' states, and where their generators stand."""
+        return {**self._env.state_dict(), "observation": self._observation.copy()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken, also within an episode."""
+        self._env.load_state_dict(state)
+        self._observation = np.array(state["observation"], dtype=np.float32)
+
+
+class ReinforcementTask:
+    """A `clbench.interfaces.Task`: learned by acting in `environments` environments, scored by success on frozen goals."""
+
+    scale: tuple[float, float] = (0.0, 1.0)
+
+    def __init__(self, name: str, info: TaskInfo, *, label: str, environments: int, horizon: int, episodes: int, scored_on: str) -> None:
+        self._goals = goals(name, scored_on)[:episodes]  # an unknown name is refused here
+        if not 1 <= episodes <= SPLITS[scored_on]:
+            raise UserError(f"task '{name}': episodes must be in 1..{SPLITS[scored_on]}, got {episodes}")
+        self.name, self.info, self._task = label, info, name
+        self._environments, self._horizon = environments, horizon
+        self._cue = np.zeros(0) if info.index is None else np.eye(info.num_tasks)[info.index]  # (N,)
+
+    def experience(self, seed: int, *, shots: int | None = None) -> Interaction:
+        """Endless episodes, which `seed` draws."""
+        return Interaction(Lockstep(self._task, self._environments, self._horizon, self._cue, seed))
+
+    def evaluate(self, policy: Policy, seed: int) -> Episodes:
+        """Success (0 or 1) of each evaluation episode."""
+        return evaluate(self._task, self._goals, policy, self._horizon, self._cue)
+
+
+def reinforcement_stream(
+    *,
+    name: str,
+    version: int,
+    budget: str,
+    tasks: Sequence[str],
+    repeats: int = 1,
+    identity: str = "cued",
+    boundaries: bool = True,
+    only: int | None = None,
+    validation: bool = False,
+    environments: int = 64,
+    horizon: int = 200,
+    episodes: int = 50,
+    units: int = 1_000_000,
+    points: int = 10,
+    window: int = 1,
+) -> TaskStream:
+    """Phases over `tasks`, `repeats` times over, of `units` environment steps each, in `environments` environments side by side.
+
+    identity "cued": each visit is a column of its own and its one-hot ends the observation; "hidden": no cue, and visits share a column.
+    """
+    if identity not in ("cued", "hidden"):
+        raise UserError(f"stream '{name}': identity must be cued or hidden, got '{identity}'")
+    if repeats < 1 or environments < 1:
+        raise UserError(f"stream '{name}': repeats and environments must be > 0, got {repeats} and {environments}")
+    if units < 1 or points < 1 or units % (environments * points):
+        raise UserError(
+            f"stream '{name}': units must be whole steps of {environments} environments at each of {points} points, "
+            f"a multiple of {environments * max(points, 1)}; got {units}"
+        )
+    cued = identity == "cued"
+    visits = [(task, visit) for visit in range(repeats) for task in tasks]
+    columns = visits if cued else visits[: len(tasks)]
+    scored_on = "validation" if validation else "evaluation"
+    made = tuple(
+        ReinforcementTask(
+            task,
+            TaskInfo(
+                index=number if cued else None,
+                num_tasks=len(columns) if cued else 1,
+                experience="interaction",
+                input_size=OBSERVATION_SIZE + (len(columns) if cued else 0),
+                output_size=ACTION_SIZE,
+            ),
+            label=task if visit == 0 else f"{task}-{visit + 1}",
+            environments=environments,
+            horizon=horizon,
+            episodes=episodes,
+            scored_on=scored_on,
+        )
+        for number, (task, visit) in enumerate(columns)
+    )
+    stream = TaskStream(
+        name=name if cued else f"{name}-hidden",
+        version=version,
+        budget=budget,
+        tasks=made,
+        phases=tuple(Phase((column,), units, points) for column in list(range(len(made))) * (1 if cued else repeats)),
+        boundaries=boundaries,
+        window=window,
+        kind="metaworld-reinforcement",
+        options={
+            "metaworld": installed_version("metaworld"),
+            "mujoco": installed_version("mujoco"),
+            "rewards": "v2",
+            "goals": _goals_hash(tasks, ("train", scored_on)),
+            "environments": environments,
+            "horizon": horizon,
+            "episodes": episodes,
+        },
+        description=f"{len(tasks)} Meta-World tasks by reinforcement",
+    )
+    return variant(stream, only=only, validation=validation)

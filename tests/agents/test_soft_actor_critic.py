@@ -1,0 +1,255 @@
+"""Soft actor-critic: its arithmetic, its data flow, and that it learns."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
+
+from clbench.agents.composed import Composed
+from clbench.agents.learners.soft_actor_critic import Transitions
+from clbench.agents.methods.method import Chain
+from clbench.errors import UserError
+from clbench.experience import Interaction, Transition
+from clbench.interfaces import TaskInfo
+
+B, OBS, A, HORIZON = 4, 3, 2, 5
+SMALL = {"batch_size": 16, "capacity": 200, "start_steps": 20, "update_every": 8, "updates": 2}
+
+
+class Aim:
+    """An observation names a point; an action near it pays. Episodes of HORIZON steps end by the clock."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.draws = np.random.default_rng(seed)
+        self.clock = np.zeros(B, dtype=int)
+        self.point = self.draws.uniform(-0.7, 0.7, (B, A))
+        self.actions: list[np.ndarray] = []
+
+    @property
+    def observation(self) -> np.ndarray:
+        return np.concatenate([self.point, self.clock[:, None] / HORIZON], axis=1).astype(np.float32)
+
+    def step(self, action: np.ndarray) -> Transition:
+        self.actions.append(np.array(action))
+        reward = -np.square(action - self.point).sum(1)
+        self.clock = self.clock + 1
+        final, over = self.observation, self.clock == HORIZON
+        self.clock = np.where(over, 0, self.clock)
+        self.point = np.where(over[:, None], self.draws.uniform(-0.7, 0.7, (B, A)), self.point)
+        return Transition(reward, np.zeros(B, dtype=bool), over, self.observation, final)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"clock": self.clock.copy(), "point": self.point.copy(), "draws": self.draws.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.clock, self.point = np.array(state["clock"]), np.array(state["point"])
+        self.draws.bit_generator.state = state["draws"]
+
+
+def task(index: int | None = None, tasks: int = 1) -> TaskInfo:
+    return TaskInfo(index, tasks, "interaction", OBS + (tasks if index is not None else 0), A)
+
+
+def agent(info: TaskInfo | None = None, seed: int = 0, **learner: Any) -> Composed:
+    section = {"learner": {"kind": "soft-actor-critic", **SMALL, **learner}, "backbone": {"kind": "mlp", "width": 16, "depth": 2}}
+    return Composed(info or task(), seed, control=section, device="cpu")
+
+
+def lived(built: Composed, units: int, world: Any = None) -> Interaction:
+    experience = Interaction(world or Aim())
+    experience.meter.grant(units)
+    built.learn(experience)
+    return experience
+
+
+def batch(rows: int = 16, extra: int = 0) -> Transitions:
+    torch.manual_seed(1)
+    observation, following = torch.randn(rows, OBS + extra), torch.randn(rows, OBS + extra)
+    return Transitions(observation, torch.rand(rows, A) * 2 - 1, torch.randn(rows), (torch.rand(rows) < 0.5).float(), following)
+
+
+def networks(built: Composed) -> Any:
+    return built._learner.networks
+
+
+def test_the_probability_of_an_action_is_that_of_a_squashed_normal() -> None:
+    actor, seen = networks(agent()).actor, torch.randn(50, OBS)
+    noise = 1.5 * torch.randn(50, A)
+    acted = actor(seen, noise)
+    mean, log_std = actor.head(actor.trunk(seen[:, None], {}).hidden[:, 0]).chunk(2, dim=1)
+    squashed = TransformedDistribution(Normal(mean, log_std.clamp(-20, 2).exp()), [TanhTransform(cache_size=1)])
+    expected = Independent(squashed, 1).log_prob(acted.action)
+    close = acted.action.abs().amax(1) < 0.999  # beyond, the inverse of tanh has few digits
+    assert close.sum() > 20
+    torch.testing.assert_close(acted.log_probability[close], expected[close], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(acted.action, (mean + log_std.clamp(-20, 2).exp() * noise).tanh())
+
+
+def test_an_update_is_the_one_of_the_definition() -> None:
+    """The gradients of the three losses, each written out alone, at the old parameters; then the targets move by 1 - polyak."""
+    built, data = agent(polyak=0.9, discount=0.8), batch()
+    nets, learner = networks(built), built._learner
+    for target in nets.targets.parameters():
+        target.data.normal_(std=0.3)
+    before = {name: weight.clone() for name, weight in nets.named_parameters()}
+
+    def by_hand() -> dict[str, torch.Tensor]:
+        torch.manual_seed(3)
+        alpha = nets.log_alpha.exp()
+        then = nets.actor(data.following)
+        rows = torch.cat([data.following, then.action], 1)
+        least = torch.stack([c.head(c.trunk(rows[:, None], {}).hidden[:, 0])[:, 0] for c in nets.targets]).amin(0)
+        wanted = (data.reward + 0.8 * (1 - data.terminated) * (least - alpha * then.log_probability)).detach()
+        rows = torch.cat([data.observation, data.action], 1)
+        values = [c.head(c.trunk(rows[:, None], {}).hidden[:, 0])[:, 0] for c in nets.critics]
+        critic = sum(0.5 * (value - wanted).square().mean() for value in values)
+        now = nets.actor(data.observation)
+        rows = torch.cat([data.observation, now.action], 1)
+        promised = torch.stack([c.head(c.trunk(rows[:, None], {}).hidden[:, 0])[:, 0] for c in nets.critics]).amin(0)
+        actor = (alpha.detach() * now.log_probability - promised).mean()
+        temperature = -(nets.log_alpha[0] * (now.log_probability.detach() + learner.target_entropy)).mean()
+        found = {}
+        for loss, part in ((critic, "critics"), (actor, "actor"), (temperature, "log_alpha")):
+            named = {name: weight for name, weight in nets.named_parameters() if name.startswith(part) and weight.requires_grad}
+            grads = torch.autograd.grad(loss, list(named.values()), retain_graph=True)
+            found |= dict(zip(named, grads, strict=True))
+        return found
+
+    expected = by_hand()
+    torch.manual_seed(3)
+    learner.update(data, Chain({}))
+    for name, gradient in expected.items():
+        torch.testing.assert_close(dict(nets.named_parameters())[name].grad, gradient, atol=1e-6, rtol=1e-4)
+    for (name, critic), target in zip(nets.critics.named_parameters(), nets.targets.parameters(), strict=True):
+        assert not torch.equal(critic, before[f"critics.{name}"])
+        torch.testing.assert_close(target, 0.9 * before[f"targets.{name}"] + 0.1 * critic)
+
+
+def test_the_entropy_to_be_reached_is_continual_worlds() -> None:
+    info = TaskInfo(None, 1, "interaction", OBS, 4)
+    assert agent(info)._learner.target_entropy == pytest.approx(-4.0007, abs=1e-4)
+
+
+def test_the_first_steps_are_random_and_updates_follow_the_steps() -> None:
+    built, world = agent(start_steps=40), Aim()
+    lived(built, 36, world)
+    assert built.gradient_steps == 0
+    drawn = np.concatenate(world.actions)
+    assert np.abs(drawn).max() > 0.8 and np.abs(drawn.mean()) < 0.25
+    lived(built, 60, world)  # 96 steps: updates at 40, 48, ..., 96, two each
+    assert built.gradient_steps == 2 * 8
+    built.begin_task(task())
+    lived(built, 36, world)
+    assert built.gradient_steps == 16  # random again
+
+
+def test_what_is_kept_is_the_last_of_what_was_lived() -> None:
+    built = agent(capacity=10, start_steps=10**6)
+    world = Aim()
+    lived(built, 24, world)
+    learner = built._learner
+    kept = {tuple(row.tolist()) for row in learner._kept.action}
+    assert learner._filled == 10
+    assert kept == {tuple(row) for row in np.concatenate(world.actions).astype(np.float32)[-10:].tolist()}
+    built.begin_task(task())
+    assert learner._filled == 0
+    other = agent(capacity=10, reset_buffer=False)
+    lived(other, 24)
+    other.begin_task(task())
+    assert other._learner._filled == 10
+
+
+def test_what_the_clock_cuts_is_bootstrapped_from_the_last_observation() -> None:
+    built = agent(start_steps=10**6)
+    lived(built, B * HORIZON)
+    kept = built._learner._kept
+    assert kept is not None and not kept.terminated[: B * HORIZON].any()
+    last = kept.following[B * (HORIZON - 1) : B * HORIZON]
+    assert (last[:, 2] == 1.0).all()  # the clock of the episode that ended, and not of the next
+    assert torch.equal(last[:, :2], kept.observation[B * (HORIZON - 1) : B * HORIZON, :2])
+
+
+def test_the_one_hot_picks_the_heads_and_is_hidden_from_the_trunks() -> None:
+    built = agent(task(0, 3))
+    nets = networks(built)
+    assert nets.actor.trunk.input_size == OBS and nets.critics[0].trunk.input_size == OBS + A
+    seen, noise = torch.randn(6, OBS), torch.randn(6, A)
+    shown = [torch.cat([seen, torch.eye(3)[[n] * 6]], 1) for n in range(3)]
+    answers = [nets.actor(x, noise).action for x in shown]
+    assert not torch.allclose(answers[0], answers[1]) and not torch.allclose(answers[1], answers[2])
+    mixed = torch.cat([x[n : n + 1] for n, x in enumerate(shown)])
+    torch.testing.assert_close(nets.actor(mixed, noise[:3]).action, torch.stack([answers[n][n] for n in range(3)]))
+    data = batch(extra=3)._replace(observation=shown[1].repeat(3, 1)[:16], following=shown[1].repeat(3, 1)[:16])
+    before = nets.log_alpha.detach().clone(), nets.actor.head.weight.detach().clone().view(3, 2 * A, -1)
+    built._learner.update(data, Chain({}))
+    assert (nets.log_alpha.detach() != before[0]).tolist() == [False, True, False]
+    moved = (nets.actor.head.weight.detach().view(3, 2 * A, -1) != before[1]).flatten(1).any(1)
+    assert moved.tolist() == [False, True, False]
+
+
+def test_stopped_between_two_grants_it_goes_on_bit_for_bit(through_a_file: Any) -> None:
+    built = agent()
+    built.begin_task(task())
+    experience = lived(built, 60)
+    kept, place = through_a_file(built.state_dict()), through_a_file(experience.state_dict())
+    again, world = agent(seed=9), Interaction(Aim(seed=77))
+    again.load_state_dict(kept)
+    world.load_state_dict(place)
+    for one, where in ((built, experience), (again, world)):
+        where.meter.grant(60)
+        one.learn(where)
+    weights = [list(networks(one).state_dict().values()) for one in (built, again)]
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True)) and built.gradient_steps == again.gradient_steps > 10
+
+
+@pytest.mark.parametrize("acts", ["mean", "drawn"])
+def test_an_answer_depends_on_its_row_and_step_alone(acts: str) -> None:
+    built = agent(acts=acts)
+    policy, seen = built.policy(task()), np.random.default_rng(0).normal(size=(5, OBS))
+    whole, state = policy.act(seen, policy.initial_state(5))
+    again, _ = policy.act(seen, state)
+    parts = np.concatenate([policy.act(seen[n : n + 1], policy.initial_state(1))[0] for n in range(5)])
+    assert np.allclose(whole, parts, atol=1e-6) and np.array_equal(whole, again) == (acts == "mean")
+    assert np.abs(whole).max() <= 1
+
+
+def test_it_learns_to_aim() -> None:
+    built = agent(learning_rate=3e-3, start_steps=200, updates=4, capacity=5000, batch_size=64, discount=0.5)
+    built.begin_task(task())
+    lived(built, 3000)
+    points = np.random.default_rng(5).uniform(-0.7, 0.7, (64, A))
+    seen = np.concatenate([points, np.zeros((64, 1))], axis=1)
+    policy = built.policy(task())
+    error = np.abs(policy.act(seen, policy.initial_state(64))[0] - points).mean()
+    assert error < 0.15  # 0.35 by standing still
+    assert {"critic_loss", "actor_loss", "alpha", "entropy", "value"} <= built.diagnostics().keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size, capacity and update_every must be at least 1"),
+        ({"updates": -1}, "start_steps and updates at least 0"),
+        ({"polyak": 1.5}, r"discount and polyak must lie in \[0, 1\]"),
+        ({"initial_alpha": 0.0}, "must be > 0"),
+        ({"acts": "best"}, "acts must be mean or drawn, got 'best'"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        agent(**options)
+
+
+def test_worlds_and_backbones_that_do_not_fit_are_refused() -> None:
+    choices = TaskInfo(None, 1, "interaction", OBS, A, choices=True)
+    with pytest.raises(UserError, match="no section 'interaction'"):
+        agent(choices)
+    section = {"learner": {"kind": "soft-actor-critic"}, "backbone": {"kind": "mlp"}}
+    with pytest.raises(UserError, match="expected a world of continuous actions, got one of 2 choices"):
+        Composed(choices, 0, interaction=section, device="cpu")
+    with pytest.raises(UserError, match="actor-critic: expected a world of at least 2 choices, got one of continuous actions"):
+        Composed(task(), 0, control={"learner": {"kind": "actor-critic"}, "backbone": {"kind": "mlp"}}, device="cpu")
+    with pytest.raises(UserError, match="lstm has a memory, which this learner does not carry"):
+        Composed(task(), 0, control={"learner": {"kind": "soft-actor-critic"}, "backbone": {"kind": "lstm"}}, device="cpu")
