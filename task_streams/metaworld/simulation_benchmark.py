@@ -124,7 +124,7 @@ def recorded(task: str, positions: Array) -> NDArray[np.float32]:
     return tape
 
 
-def simulation(tasks: Sequence[str] = CW10, *, environments: int = ENVIRONMENTS, episodes: int = 2, repetitions: int = 5) -> Simulation:
+def simulation(tasks: Sequence[str] = CW10, *, environments: int = ENVIRONMENTS, episodes: int = 1, repetitions: int = 3) -> Simulation:
     """Rates of `episodes` whole episodes of each environment, on each of `tasks`."""
     cores = VectorMetaWorld("reach", 1).threads
     return Simulation(tuple(_row(task, cores, environments, episodes, repetitions) for task in tasks), cores)
