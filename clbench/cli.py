@@ -104,6 +104,6 @@ class _Format(argparse.RawDescriptionHelpFormatter):
 
 
 def _root() -> Parser:
-    lines = "\n".join(f"  {name:<13}{text}" for name, text in COMMANDS.items())
+    lines = "\n".join(f"  {name:<15}{text}" for name, text in COMMANDS.items())
     description = f"The benchmark suite for continual learning with memory.\n\ncommands:\n{lines}\n\n{EPILOG}"
     return Parser(prog="clbench", usage="clbench COMMAND [arguments]", description=description, formatter_class=_Format)

@@ -287,3 +287,19 @@ def test_rewards_equal_the_reference_wherever_the_object_is(task: str) -> None:
         assert info["success"][0] == their_success[0]
         found.add(round(float(reward[0]), 3))
     assert len(found) > 8
+
+
+def test_an_object_that_is_carried_below_the_shelf_is_rewarded_less_as_in_the_reference() -> None:
+    ours, plain = VectorMetaWorld("shelf-place", 2, threads=1), Plain("shelf-place", 2)
+    observation, info = ours.reset(options={"positions": [0, 1]})
+    plain.reset(info["position"])
+    below = 0
+    for step in range(110):
+        actions = expert_policy("shelf-place").response(observation) if step < 50 else np.tile([0.0, 0.8, -0.25, 1.0], (2, 1))
+        observation, reward, *_ = ours.step(np.clip(actions, -1, 1))
+        theirs, their_reward, _ = plain.step(np.clip(actions, -1, 1))
+        assert np.array_equal(observation, theirs) and np.abs(reward - their_reward).max() <= 1e-12
+        at, goal = observation[:, 4:7], observation[:, 36:39]
+        held = np.linalg.norm(at - observation[:, :3], axis=1) < 0.1
+        below += int((held & (at[:, 2] < 0.24) & (at[:, 1] > goal[:, 1] - 0.15) & (at[:, 1] < goal[:, 1])).sum())
+    assert below > 5
