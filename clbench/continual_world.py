@@ -347,12 +347,7 @@ def spec(log: Log, family: str) -> dict[str, Any]:
     steps = [line.step for line in log.lines]
     between = Counter(after - before for before, after in pairwise(steps)).most_common(1)
     interval = between[0][0] if between else steps[0] or 1
-    if log.kind == "continual":
-        units = int(log.config["steps_per_task"])
-        phases = [{"columns": [n], "units": units, "points": max(1, units // interval)} for n in range(len(log.tasks))]
-    else:
-        units = _units(log)
-        phases = [{"columns": list(range(len(log.tasks))), "units": units, "points": max(1, units // interval)}]
+    phases = [{"columns": columns, "units": units, "points": max(1, units // interval)} for columns, units in _phases(log)]
     rows = Counter(line.active for line in log.lines)
     return {
         "name": family if log.kind == "continual" else f"{family}-joint" if log.kind == "multi-task" else f"{family}-{log.tasks[0]}",
@@ -369,6 +364,14 @@ def spec(log: Log, family: str) -> dict[str, Any]:
         "phases": phases,
         "few_shot": None,
     }
+
+
+def _phases(log: Log) -> list[tuple[list[int], int]]:
+    """The positions that each phase trains, and its steps."""
+    everything = list(range(len(log.tasks)))
+    if log.kind == "continual":
+        return [([n], int(log.config["steps_per_task"])) for n in everything]
+    return [(everything, _units(log))]
 
 
 def _units(log: Log) -> int:
@@ -440,9 +443,8 @@ def events(log: Log, run_key: str, family: str) -> str:
 
 def _numbered(log: Log, run_key: str, family: str) -> Iterator[dict[str, Any]]:
     yield {"kind": "run_start", "run_key": run_key}
-    phases = range(len(log.tasks)) if log.kind == "continual" else range(1)
-    for phase in phases:
-        columns = [phase] if log.kind == "continual" else list(range(len(log.tasks)))
+    phases = _phases(log)
+    for phase, (columns, units) in enumerate(phases):
         yield {
             "kind": "task_start",
             "phase": phase,
@@ -453,7 +455,6 @@ def _numbered(log: Log, run_key: str, family: str) -> Iterator[dict[str, Any]]:
         for line in log.lines:
             if line.active == phase:
                 yield from _evaluations(log, line, family)
-        units = int(log.config["steps_per_task"]) if log.kind == "continual" else _units(log)
         yield {"kind": "task_end", "phase": phase, "tasks": columns, "units": units, "unit": "environment_steps"}
     yield {"kind": "run_end", "phases": len(phases)}
 

@@ -163,6 +163,17 @@ def _task_spec(task: Task) -> dict[str, Any]:
     }
 
 
+def check_whole_steps(name: str, units: Sequence[int], environments: int, points: int) -> None:
+    """Refuse `units` of phases that environments side by side cannot spend to the last at each of their `points`."""
+    step = environments * max(points, 1)
+    uneven = [count for count in units if points < 1 or count < 1 or count % step]
+    if uneven:
+        raise UserError(
+            f"stream '{name}': units must be whole steps of {environments} environments at each of {points} points, "
+            f"a multiple of {step}; got {uneven[0]}"
+        )
+
+
 def plain(value: Any) -> Any:
     """Tuples as lists and mappings as dicts, so that a value equals itself after a round trip through JSON."""
     if isinstance(value, Mapping):

@@ -59,6 +59,8 @@ class Backbone(nn.Module):
     input_size: int
     output_size: int
     reads_context = False  # whether `advance` takes the keyword `context` of `forward`
+    shared = False  # whether, while it learns, all streams have one memory, which must then outlast an episode
+    tasks = 0  # the last entries of x that it reads as the one-hot of a task
 
     def initial_state(self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> State:
         """The state in which `batch` streams begin; on the module's device and in its type unless told otherwise."""

@@ -68,7 +68,7 @@ def scoped(backbone: Backbone, scope: str, *, carried: bool, otherwise: str = ""
     kind = "a perceptron" if backbone.spec.kind == "none" else backbone.spec.kind
     if scope in LASTING and not backbone.initial_state(1):
         raise UserError(f"scope={scope} needs a backbone with a memory, and {kind} has none; leave scope at episode")
-    if scope not in LASTING and getattr(backbone, "shared", False):
+    if scope not in LASTING and backbone.shared:
         raise UserError(f"{kind}: shared=true keeps one memory for all episodes; expected scope=task or never, got scope={scope}")
     if scope in LASTING and not carried:
         raise UserError(f"scope={scope} carries memory from one example to the next; {otherwise}")

@@ -75,11 +75,10 @@ class ActorCritic(Learner):
         self.window, self.discount, self.trace, self.entropy, self.value = window, discount, trace, entropy, value
         with self.randomness.lent():
             backbone = build_backbone(task.input_size)
-            told = getattr(backbone, "tasks", 0)  # sub-tasks that it finds at the end of an observation
-            if told and told != task.asked:
+            if backbone.tasks not in (0, task.asked):
                 raise UserError(
-                    f"{backbone.spec.kind}: expected tasks={task.asked}, as many sub-tasks as this world's observations name, got {told}; "
-                    f"add agent.interaction.backbone.tasks={task.asked}"
+                    f"{backbone.spec.kind}: expected tasks={task.asked}, as many sub-tasks as this world's observations name, "
+                    f"got {backbone.tasks}; add agent.interaction.backbone.tasks={task.asked}"
                 )
             networks = ChoicePolicy(scoped(backbone, scope, carried=True), task.output_size)
         self.evaluated_clear = evaluated_clear
@@ -120,9 +119,6 @@ class ActorCritic(Learner):
         else:
             self._step(loss, hooks)
         self._memory = states.detach(state)
-
-    def _seen(self, array: Float) -> Tensor:
-        return self.tensor(np.asarray(array, dtype=np.float32))
 
     def _carried(self, environments: int) -> State:
         memory = self._memory

@@ -165,6 +165,9 @@ class Learner(ABC):
         """`array` on the learner's device."""
         return torch.from_numpy(array).to(self.device)
 
+    def _seen(self, array: Any) -> Tensor:
+        return self.tensor(np.asarray(array, dtype=np.float32))
+
     # ---- what is saved
 
     @property

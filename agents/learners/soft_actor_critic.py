@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,7 @@ from clbench.experience import Interaction
 from clbench.interfaces import TaskInfo
 
 from ..backbones.backbone import Backbone
+from ..backbones.lstm import task_at
 from ..backbones.state import State
 from .learner import BuildBackbone, Hooks, Learner, OptimizerSettings, copied
 
@@ -156,9 +157,6 @@ class SoftActorCritic(Learner):
         )
         self._steps += len(observation)
 
-    def _seen(self, array: Any) -> Tensor:
-        return self.tensor(np.asarray(array, dtype=np.float32))
-
     # ---- what is kept
 
     def keep(self, new: Transitions) -> None:
@@ -183,7 +181,8 @@ class SoftActorCritic(Learner):
     def update(self, batch: Transitions, hooks: Hooks) -> None:
         """One step of the optimiser for actor, critics and temperature; then the targets follow."""
         networks: SacNetworks = self.networks  # type: ignore[assignment]
-        alpha = networks.log_alpha.exp()[networks.task(batch.observation)]  # (B,)
+        log_alpha = networks.log_alpha[task_at(batch.observation, networks.tasks)]  # (B,)
+        alpha = log_alpha.detach().exp()
         with torch.no_grad():
             then = networks.actor(batch.following)
             value = networks.values(networks.targets, batch.following, then.action).amin(0) - alpha * then.log_probability
@@ -191,10 +190,9 @@ class SoftActorCritic(Learner):
         critic = 0.5 * (networks.values(networks.critics, batch.observation, batch.action) - wanted).square().mean(1).sum()
         now = networks.actor(batch.observation)
         held = {name: weight.detach() for name, weight in networks.critics.named_parameters()}
-        promised = networks.values_with(held, batch.observation, now.action).amin(0)  # (B,), moves the actor and no critic
-        actor = (alpha.detach() * now.log_probability - promised).mean()
-        chosen = networks.log_alpha[networks.task(batch.observation)]
-        temperature = -(chosen * (now.log_probability.detach() + self.target_entropy)).mean()
+        promised = networks.values(lambda *x: functional_call(networks.critics, held, x), batch.observation, now.action).amin(0)
+        actor = (alpha * now.log_probability - promised).mean()
+        temperature = -(log_alpha * (now.log_probability.detach() + self.target_entropy)).mean()
         self._step(critic + actor + temperature, hooks)
         with torch.no_grad():
             torch._foreach_lerp_(list(networks.targets.parameters()), list(networks.critics.parameters()), 1 - self.polyak)
@@ -202,7 +200,7 @@ class SoftActorCritic(Learner):
             "critic_loss": critic.detach(),
             "actor_loss": actor.detach(),
             "value": wanted.mean(),
-            "alpha": alpha.detach().mean(),
+            "alpha": alpha.mean(),
             "entropy": -now.log_probability.detach().mean(),
         }
 
@@ -262,13 +260,20 @@ class ActorNetwork(Trunk):
 
     def forward(self, observation: Tensor, noise: Tensor | None = None) -> Acted:  # type: ignore[override]
         """What is done at observation (B, O), with noise (B, A); None: drawn here."""
-        mean, log_std = super().forward(observation[:, : self.seen], task_of(observation, self.tasks)).chunk(2, dim=1)
+        mean, log_std = super().forward(observation[:, : self.seen], task_at(observation, self.tasks)).chunk(2, dim=1)
         log_std = log_std.clamp(LOWEST, HIGHEST)
         noise = torch.randn_like(mean) if noise is None else noise
         raw = mean + log_std.exp() * noise
         log = (-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(1)
         log = log - (2 * (math.log(2) - raw - functional.softplus(-2 * raw))).sum(1)
         return Acted(raw.tanh(), log)
+
+
+class Critics(nn.ModuleList):
+    """What each of them expects (2, B) of x (B, seen) in a task (B,)."""
+
+    def forward(self, x: Tensor, task: Tensor) -> Tensor:
+        return torch.stack([critic(x, task)[:, 0] for critic in self])
 
 
 class SacNetworks(nn.Module):
@@ -278,8 +283,7 @@ class SacNetworks(nn.Module):
         super().__init__()
         self.tasks, self.seen = tasks, observation - tasks
         self.actor = ActorNetwork(build(self.seen), self.seen, tasks, actions)
-        critics = [Trunk(build(self.seen + actions), self.seen + actions, tasks, 1) for _ in range(2)]
-        self.critics = nn.ModuleList(critics)
+        self.critics = Critics(Trunk(build(self.seen + actions), self.seen + actions, tasks, 1) for _ in range(2))
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.full((max(tasks, 1),), log_alpha))
 
@@ -287,27 +291,9 @@ class SacNetworks(nn.Module):
         """No memory."""
         return {}
 
-    def task(self, observation: Tensor) -> Tensor:
-        """The task (B,) of observations (B, O)."""
-        return task_of(observation, self.tasks)
-
-    def values(self, critics: nn.Module, observation: Tensor, action: Tensor) -> Tensor:
-        """What both critics expect (2, B)."""
-        x, task = torch.cat([observation[:, : self.seen], action], dim=1), self.task(observation)
-        return torch.stack([critic(x, task)[:, 0] for critic in critics])  # type: ignore[operator]
-
-    def values_with(self, weights: Mapping[str, Tensor], observation: Tensor, action: Tensor) -> Tensor:
-        """As `values`, by the critics with other weights."""
-        x, task = torch.cat([observation[:, : self.seen], action], dim=1), self.task(observation)
-        own = [{n.partition(".")[2]: w for n, w in weights.items() if n.startswith(f"{k}.")} for k in range(len(self.critics))]
-        return torch.stack([functional_call(critic, own[k], (x, task))[:, 0] for k, critic in enumerate(self.critics)])
-
-
-def task_of(observation: Tensor, tasks: int) -> Tensor:
-    """Which of the last `tasks` entries of observations (B, O) is the largest (B,)."""
-    if tasks == 0:
-        return torch.zeros(len(observation), dtype=torch.int64, device=observation.device)
-    return observation[:, -tasks:].argmax(1)
+    def values(self, critics: Callable[..., Tensor], observation: Tensor, action: Tensor) -> Tensor:
+        """What `critics` expect (2, B); they are called with what is seen and done, and the task."""
+        return critics(torch.cat([observation[:, : self.seen], action], dim=1), task_at(observation, self.tasks))
 
 
 class Actor:

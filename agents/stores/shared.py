@@ -62,12 +62,8 @@ class SharedStore:
         return _without_batch(self.store.noted(_with_batch(state), together, valid))
 
 
-class Together:
+class Together(SharedStore):
     """A `SharedStore` whose state has a row for each stream, all of them the one memory; what a row says alone is never read."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        self.shared = SharedStore(store)
-        self.notes = store.notes
 
     def empty(
         self,
@@ -81,23 +77,19 @@ class Together:
         dtype: torch.dtype | None = None,
     ) -> State:
         """`capacity` empty slots for all streams together, seen by each."""
-        return _by_stream(self.shared.empty(batch, heads, capacity, key_width, value_width, device=device, dtype=dtype), batch)
-
-    def entry_bytes(self, heads: int, key_width: int, value_width: int, dtype: torch.dtype | None = None) -> int:
-        """As the store's for one stream."""
-        return self.shared.entry_bytes(heads, key_width, value_width, dtype)
+        return _by_stream(super().empty(batch, heads, capacity, key_width, value_width, device=device, dtype=dtype), batch)
 
     def append(self, state: State, k: Tensor, v: Tensor, valid: Tensor | None = None) -> State:
         """The memory after the tokens of all streams, for each of them."""
-        return _by_stream(self.shared.append(_without_batch(state), k, v, valid), len(k))
+        return _by_stream(super().append(_without_batch(state), k, v, valid), len(k))
 
     def attend(self, state: State, q: Tensor, topk: int | None = None, scale: float = 1.0) -> Attended:
         """Each stream reads all that any of them wrote."""
-        return self.shared.attend(_without_batch(state), q, topk, scale)
+        return super().attend(_without_batch(state), q, topk, scale)
 
     def noted(self, state: State, attended: Attended, valid: Tensor | None = None) -> State:
         """What any stream has read is read."""
-        return _by_stream(self.shared.noted(_without_batch(state), attended, valid), len(attended.lse))
+        return _by_stream(super().noted(_without_batch(state), attended, valid), len(attended.lse))
 
 
 def _by_stream(state: State, batch: int) -> State:

@@ -40,7 +40,7 @@ MAX_STEPS = 500
 """Steps after which Meta-World ends an episode."""
 
 _SUFFIX = "-v3"
-_PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
+PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 _MOCAP_QUATERNION = np.array([1.0, 0.0, 1.0, 0.0])
 
 
@@ -120,7 +120,7 @@ def _scalar_quaternion(matrix: Array) -> Array:
 
 
 @cache
-def _quaternion() -> Callable[[Array], Array]:
+def quaternion() -> Callable[[Array], Array]:
     """The scalar formula if it agrees bit for bit with the installed scipy on rotations of every branch, else scipy's."""
     turns = Rotation.from_quat(np.random.Generator(np.random.PCG64(0)).normal(size=(256, 4))).as_matrix()
     same = all(np.array_equal(_scalar_quaternion(turn), _reference_quaternion(turn)) for turn in turns)
@@ -140,7 +140,7 @@ class _OneRotation:
         return cls(matrix)
 
     def as_quat(self) -> Array:
-        return _quaternion()(self._matrix)
+        return quaternion()(self._matrix)
 
 
 @cache
@@ -197,8 +197,15 @@ class NamedData(mujoco.MjData):
         self.site = cache(lookup.site)
 
 
+def physics_of(model: mujoco.MjModel, data: mujoco.MjData) -> Array:
+    """All that later steps of a simulator depend on, as one vector; `mj_setState` with PHYSICS puts it back."""
+    physics = np.empty(mujoco.mj_stateSize(model, PHYSICS))
+    mujoco.mj_getState(model, data, physics, PHYSICS)
+    return physics
+
+
 @dataclass(frozen=True)
-class _Live:
+class Live:
     """An attribute that is a window into simulator memory and moves with it (`init_left_pad`, the target of basketball)."""
 
     owner: str  # "data" or "model"
@@ -384,34 +391,31 @@ class FastSawyer(SawyerXYZEnv):
         self._put_attributes(self._pristine)
         self._last_rand_vec = position.copy()
         observation, _ = self.reset()
-        physics = np.empty(mujoco.mj_stateSize(self.model, _PHYSICS))
-        mujoco.mj_getState(self.model, self.data, physics, _PHYSICS)
         attributes = self._attributes()
-        return _Start(physics, self.model.body_pos.copy(), self.model.site_pos.copy(), attributes, observation)
+        return _Start(physics_of(self.model, self.data), self.model.body_pos.copy(), self.model.site_pos.copy(), attributes, observation)
 
     def _put_back(self, start: _Start) -> None:
         self._body_pos[:], self._site_pos[:] = start.body_pos, start.site_pos
         self.shared.holder = None
         self._take_model()
         mujoco.mj_resetData(self.model, self.data)
-        mujoco.mj_setState(self.model, self.data, start.physics, _PHYSICS)
-        mujoco.mj_forward(self.model, self.data)  # fills in what is derived, and changes the warm start
-        mujoco.mj_setState(self.model, self.data, start.physics, _PHYSICS)
+        self._put_physics(start.physics)
         self._put_attributes(start.attributes)
+
+    def _put_physics(self, physics: Array) -> None:
+        mujoco.mj_setState(self.model, self.data, physics, PHYSICS)
+        mujoco.mj_forward(self.model, self.data)  # fills in what is derived, and changes the warm start
+        mujoco.mj_setState(self.model, self.data, physics, PHYSICS)
 
     def saved(self) -> dict[str, Any]:
         """What the rest of an open episode depends on beside the position that it began at; a copy."""
-        physics = np.empty(mujoco.mj_stateSize(self.model, _PHYSICS))
-        mujoco.mj_getState(self.model, self.data, physics, _PHYSICS)
-        attributes = {name: value for name, value in self._attributes().items() if not isinstance(value, _Live)}
-        return {"physics": physics, "attributes": attributes}
+        attributes = {name: value for name, value in self._attributes().items() if not isinstance(value, Live)}
+        return {"physics": physics_of(self.model, self.data), "attributes": attributes}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Go on where `saved` was taken, in an episode that began at the same position."""
         self._take_model()
-        mujoco.mj_setState(self.model, self.data, np.array(saved["physics"]), _PHYSICS)
-        mujoco.mj_forward(self.model, self.data)
-        mujoco.mj_setState(self.model, self.data, np.array(saved["physics"]), _PHYSICS)
+        self._put_physics(np.array(saved["physics"]))
         self._put_attributes(saved["attributes"])
 
     def _attributes(self) -> dict[str, Any]:
@@ -426,18 +430,18 @@ class FastSawyer(SawyerXYZEnv):
                 saved[name] = value
         return saved
 
-    def _window(self, value: Array) -> _Live | None:
+    def _window(self, value: Array) -> Live | None:
         for owner, arrays in _WINDOWS.items():
             for array in arrays:
                 memory = getattr(getattr(self, owner), array)
                 if memory.size and np.may_share_memory(value, memory):
                     offset = (value.__array_interface__["data"][0] - memory.__array_interface__["data"][0]) // memory.itemsize
-                    return _Live(owner, array, offset, value.shape)
+                    return Live(owner, array, offset, value.shape)
         return None
 
     def _put_attributes(self, saved: Mapping[str, Any]) -> None:
         for name, value in saved.items():
-            if isinstance(value, _Live):
+            if isinstance(value, Live):
                 memory = getattr(getattr(self, value.owner), value.array).reshape(-1)
                 setattr(self, name, memory[value.offset : value.offset + math.prod(value.shape)].reshape(value.shape))
             else:

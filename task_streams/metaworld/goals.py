@@ -43,6 +43,14 @@ def goals(task_name: str, split: str) -> Array:
     return frozen[f"{name}/{split}"].copy()
 
 
+def scored_goals(task_name: str, split: str, episodes: int) -> Array:
+    """The first `episodes` vectors (n, 3 to 6) of a split, which episodes of an evaluation begin at."""
+    vectors = goals(task_name, split)
+    if not 1 <= episodes <= len(vectors):
+        raise UserError(f"task '{task_name}': episodes must be in 1..{len(vectors)}, got {episodes}")
+    return vectors[:episodes]
+
+
 @cache
 def _frozen() -> dict[str, Array]:
     content = resources.files(__package__).joinpath("goals.npz").read_bytes()

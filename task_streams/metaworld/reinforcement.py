@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from clbench.errors import UserError
 from clbench.experience import Interaction, Transition
 from clbench.interfaces import Episodes, Policy, TaskInfo
-from clbench.stream import Phase, TaskStream, variant
+from clbench.stream import Phase, TaskStream, check_whole_steps, variant
 
 from .evaluation import evaluate
-from .goals import SPLITS, goals
-from .stream import _goals_hash
-from .task import ACTION_SIZE, OBSERVATION_SIZE
+from .goals import scored_goals
+from .stream import columns_of, goals_hash, order_of
 
 Float = NDArray[np.floating[Any]]
 
@@ -68,9 +67,7 @@ class ReinforcementTask:
     scale: tuple[float, float] = (0.0, 1.0)
 
     def __init__(self, name: str, info: TaskInfo, *, label: str, environments: int, horizon: int, episodes: int, scored_on: str) -> None:
-        self._goals = goals(name, scored_on)[:episodes]  # an unknown name is refused here
-        if not 1 <= episodes <= SPLITS[scored_on]:
-            raise UserError(f"task '{name}': episodes must be in 1..{SPLITS[scored_on]}, got {episodes}")
+        self._goals = scored_goals(name, scored_on, episodes)  # an unknown name is refused here
         self.name, self.info, self._task = label, info, name
         self._environments, self._horizon = environments, horizon
         self._cue = np.zeros(0) if info.index is None else np.eye(info.num_tasks)[info.index]  # (N,)
@@ -106,43 +103,20 @@ def reinforcement_stream(
 
     identity "cued": each visit is a column of its own and its one-hot ends the observation; "hidden": no cue, and visits share a column.
     """
-    if identity not in ("cued", "hidden"):
-        raise UserError(f"stream '{name}': identity must be cued or hidden, got '{identity}'")
-    if repeats < 1 or environments < 1:
+    if environments < 1:
         raise UserError(f"stream '{name}': repeats and environments must be > 0, got {repeats} and {environments}")
-    if units < 1 or points < 1 or units % (environments * points):
-        raise UserError(
-            f"stream '{name}': units must be whole steps of {environments} environments at each of {points} points, "
-            f"a multiple of {environments * max(points, 1)}; got {units}"
-        )
-    cued = identity == "cued"
-    visits = [(task, visit) for visit in range(repeats) for task in tasks]
-    columns = visits if cued else visits[: len(tasks)]
+    check_whole_steps(name, [units], environments, points)
     scored_on = "validation" if validation else "evaluation"
     made = tuple(
-        ReinforcementTask(
-            task,
-            TaskInfo(
-                index=number if cued else None,
-                num_tasks=len(columns) if cued else 1,
-                experience="interaction",
-                input_size=OBSERVATION_SIZE + (len(columns) if cued else 0),
-                output_size=ACTION_SIZE,
-            ),
-            label=task if visit == 0 else f"{task}-{visit + 1}",
-            environments=environments,
-            horizon=horizon,
-            episodes=episodes,
-            scored_on=scored_on,
-        )
-        for number, (task, visit) in enumerate(columns)
+        ReinforcementTask(task, info, label=label, environments=environments, horizon=horizon, episodes=episodes, scored_on=scored_on)
+        for task, label, info in columns_of(name, tasks, repeats=repeats, identity=identity, experience="interaction")
     )
     stream = TaskStream(
-        name=name if cued else f"{name}-hidden",
+        name=name if identity == "cued" else f"{name}-hidden",
         version=version,
         budget=budget,
         tasks=made,
-        phases=tuple(Phase((column,), units, points) for column in list(range(len(made))) * (1 if cued else repeats)),
+        phases=tuple(Phase((column,), units, points) for column in order_of(len(made), repeats, identity)),
         boundaries=boundaries,
         window=window,
         kind="metaworld-reinforcement",
@@ -150,7 +124,7 @@ def reinforcement_stream(
             "metaworld": installed_version("metaworld"),
             "mujoco": installed_version("mujoco"),
             "rewards": "v2",
-            "goals": _goals_hash(tasks, ("train", scored_on)),
+            "goals": goals_hash(tasks, ("train", scored_on)),
             "environments": environments,
             "horizon": horizon,
             "episodes": episodes,

@@ -304,13 +304,17 @@ class Batch:
         self._engine.step()
 
 
+def cores() -> int:
+    """Cores that this process may use, at most 16."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _MAX_WORKERS)
+
+
 def worker_count() -> int:
     """How many processes step episodes: `CLBENCH_WORKERS`, else the cores this process may use, at most 16."""
     given = os.environ.get("CLBENCH_WORKERS", "")
     if given and not given.isdecimal():
         raise UserError(f"CLBENCH_WORKERS: expected a number of processes >= 0, got {given!r}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    count = int(given) if given else min(cores, _MAX_WORKERS)
+    count = int(given) if given else cores()
     return max(1, count) if os.name == "posix" else 1
 
 

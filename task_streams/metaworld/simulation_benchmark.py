@@ -29,7 +29,8 @@ from .benchmark import CW10, PlainEpisodes
 from .expert import expert_policy
 from .fast_env import ACTION_SIZE, Shared, make_env
 from .goals import goals
-from .vector_env import _SUBSTEPS, VectorMetaWorld, _Arrays
+from .simulation import cores
+from .vector_env import SUBSTEPS, VectorMetaWorld, _Arrays
 
 Array = NDArray[np.float64]
 
@@ -126,23 +127,22 @@ def recorded(task: str, positions: Array) -> NDArray[np.float32]:
 
 def simulation(tasks: Sequence[str] = CW10, *, environments: int = ENVIRONMENTS, episodes: int = 1, repetitions: int = 3) -> Simulation:
     """Rates of `episodes` whole episodes of each environment, on each of `tasks`."""
-    cores = VectorMetaWorld("reach", 1).threads
-    return Simulation(tuple(_row(task, cores, environments, episodes, repetitions) for task in tasks), cores)
+    return Simulation(tuple(_row(task, cores(), environments, episodes, repetitions) for task in tasks), cores())
 
 
-def _row(task: str, cores: int, environments: int, episodes: int, repetitions: int) -> Row:
+def _row(task: str, threads: int, environments: int, episodes: int, repetitions: int) -> Row:
     positions = goals(task, "train")
     tape = recorded(task, positions)
     contestants: dict[str, Callable[[], float]] = {}
-    vectors = {mode: VectorMetaWorld(task, environments, horizon=HORIZON, mode=mode, threads=cores) for mode in ("exact", "fast")}
+    vectors = {mode: VectorMetaWorld(task, environments, horizon=HORIZON, mode=mode, threads=threads) for mode in ("exact", "fast")}
     for mode, vector in vectors.items():
         for first in range(0, len(positions), environments):  # every position once, so that all are remembered
             vector.reset(options={"positions": (first + np.arange(environments)) % len(positions)})
         contestants[mode] = partial(_ours, vector, tape, episodes)
-    makers = [partial(Endless, task, positions[worker::cores], HORIZON) for worker in range(cores)]
+    makers = [partial(Endless, task, positions[worker::threads], HORIZON) for worker in range(threads)]
     reference = gymnasium.vector.AsyncVectorEnv(makers, context="spawn", autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
-    contestants["reference"] = partial(_reference, reference, [tape[worker::cores] for worker in range(cores)], episodes)
-    pool = ThreadPoolExecutor(cores)
+    contestants["reference"] = partial(_reference, reference, [tape[worker::threads] for worker in range(threads)], episodes)
+    pool = ThreadPoolExecutor(threads)
     contestants["physics"] = partial(_physics, vectors["exact"], tape, pool, episodes)
     try:
         rates = {name: [run()] for name, run in contestants.items()}  # the first is for warming up
@@ -202,4 +202,4 @@ def _play(group: _Arrays, moves: Array, grips: Array, thread: int) -> None:
         body_pos[:], site_pos[:] = beginning.body_pos, beginning.site_pos
         for move, grip in zip(moves[n], grips[n], strict=True):
             hand[0], control[:] = move, grip
-            mujoco.mj_step(model, data, _SUBSTEPS)
+            mujoco.mj_step(model, data, SUBSTEPS)

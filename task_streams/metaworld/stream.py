@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import version as installed_version
 
 from clbench.errors import UserError
-from clbench.interfaces import TaskInfo
+from clbench.interfaces import ExperienceKind, TaskInfo
 from clbench.stream import FewShot, Phase, TaskStream, variant
 
 from .goals import goals
@@ -51,25 +51,11 @@ def demonstration_stream(
     untrained agent and after the last phase. `goal_steps`: steps of an episode that show the goal, 1 so that it must be remembered; null
     shows it always. `validation`: all scores are on goals of their own, for tuning.
     """
-    if identity not in ("cued", "hidden"):
-        raise UserError(f"stream '{name}': identity must be cued or hidden, got '{identity}'")
-    if repeats < 1:
-        raise UserError(f"stream '{name}': repeats must be > 0, got {repeats}")
     cued = identity == "cued"
     scored_on = "validation" if validation else "evaluation"
-    visits = [(task, visit) for visit in range(repeats) for task in tasks]
-    columns = visits if cued else visits[: len(tasks)]
-    total = len(columns) + len(held_out)
-
-    def make(task: str, number: int, label: str) -> MetaWorldTask:
-        info = TaskInfo(
-            index=number if cued else None,
-            num_tasks=total if cued else 1,
-            experience="demonstrations",
-            input_size=OBSERVATION_SIZE + (total if cued else 0),
-            output_size=ACTION_SIZE,
-        )
-        return MetaWorldTask(
+    columns = columns_of(name, tasks, repeats=repeats, identity=identity, experience="demonstrations", held_out=held_out)
+    all_made = tuple(
+        MetaWorldTask(
             task,
             info,
             demonstrations=demonstrations,
@@ -81,10 +67,10 @@ def demonstration_stream(
             goal_steps=goal_steps,
             label=label,
         )
-
-    made = tuple(make(task, n, task if visit == 0 else f"{task}-{visit + 1}") for n, (task, visit) in enumerate(columns))
-    phases = tuple(Phase((column,), units, points) for column in list(range(len(made))) * (1 if cued else repeats))
-    others = tuple(make(task, len(columns) + n, task) for n, task in enumerate(held_out))
+        for task, label, info in columns
+    )
+    made, others = all_made[: len(columns) - len(held_out)], all_made[len(columns) - len(held_out) :]
+    phases = tuple(Phase((column,), units, points) for column in order_of(len(made), repeats, identity))
     stream = TaskStream(
         name=_variant_name(name, cued, goal_steps),
         version=version,
@@ -98,7 +84,7 @@ def demonstration_stream(
         options={
             "metaworld": installed_version("metaworld"),
             "mujoco": installed_version("mujoco"),
-            "goals": _goals_hash((*tasks, *held_out), ("train", "few-shot", scored_on)),
+            "goals": goals_hash((*tasks, *held_out), ("train", "few-shot", scored_on)),
             "demonstrations": demonstrations,
             "noise": noise,
             "horizon": horizon,
@@ -111,13 +97,49 @@ def demonstration_stream(
     return variant(stream, joint=joint, only=only, validation=validation)
 
 
+def columns_of(
+    name: str, tasks: Sequence[str], *, repeats: int, identity: str, experience: ExperienceKind, held_out: Sequence[str] = ()
+) -> list[tuple[str, str, TaskInfo]]:
+    """Of each column of stream `name` the task, its label and what an agent is told; the `held_out` ones come last.
+
+    identity "cued": each of `repeats` visits is a column, and its one-hot ends an observation; "hidden": no cue, and visits share a column.
+    """
+    if identity not in ("cued", "hidden"):
+        raise UserError(f"stream '{name}': identity must be cued or hidden, got '{identity}'")
+    if repeats < 1:
+        raise UserError(f"stream '{name}': repeats must be > 0, got {repeats}")
+    cued = identity == "cued"
+    visits = [(task, task if visit == 0 else f"{task}-{visit + 1}") for visit in range(repeats if cued else 1) for task in tasks]
+    named = [*visits, *((task, task) for task in held_out)]
+    cues = len(named) if cued else 0
+    return [
+        (
+            task,
+            label,
+            TaskInfo(
+                index=number if cued else None,
+                num_tasks=max(cues, 1),
+                experience=experience,
+                input_size=OBSERVATION_SIZE + cues,
+                output_size=ACTION_SIZE,
+            ),
+        )
+        for number, (task, label) in enumerate(named)
+    ]
+
+
+def order_of(columns: int, repeats: int, identity: str) -> list[int]:
+    """The column that each phase trains."""
+    return list(range(columns)) * (1 if identity == "cued" else repeats)
+
+
 def _variant_name(name: str, cued: bool, goal_steps: int | None) -> str:
     """Streams of one name are compared, so that what changes scores is in it."""
     masked = "" if goal_steps is None or name.endswith("-masked") else "-masked"
     return name + masked + ("" if cued else "-hidden")
 
 
-def _goals_hash(tasks: Sequence[str], splits: Sequence[str]) -> str:
+def goals_hash(tasks: Sequence[str], splits: Sequence[str]) -> str:
     """sha256 of every frozen position that the stream can use."""
     content = b"".join(goals(task, split).tobytes() for task in sorted(set(tasks)) for split in sorted(splits))
     return hashlib.sha256(content).hexdigest()

@@ -13,7 +13,7 @@ from clbench.interfaces import Episodes, Policy, TaskInfo
 
 from .demonstrations import demonstrations
 from .evaluation import evaluate, hide_goal
-from .goals import SPLITS, goals
+from .goals import scored_goals
 
 Float = NDArray[np.floating[Any]]
 
@@ -56,9 +56,7 @@ class MetaWorldTask:
                 f"task '{name}': expected input and output sizes {expected} with cue={cue} and {info.num_tasks} tasks, "
                 f"got {(info.input_size, info.output_size)}"
             )
-        self._goals = goals(name, scored_on)[:episodes]  # (n, .); an unknown name is refused here
-        if not 1 <= episodes <= SPLITS[scored_on]:
-            raise UserError(f"task '{name}': episodes must be in 1..{SPLITS[scored_on]}, got {episodes}")
+        self._goals = scored_goals(name, scored_on, episodes)  # an unknown name is refused here
         if demonstrations < 1:
             raise UserError(f"task '{name}': demonstrations must be > 0, got {demonstrations}")
         if goal_steps is not None and goal_steps < 0:

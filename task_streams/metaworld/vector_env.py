@@ -13,7 +13,6 @@ Shape letters: B environments, O = 39, A = 4.
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -27,15 +26,16 @@ from numpy.typing import NDArray
 from clbench import seeding
 from clbench.errors import UserError
 
-from .fast_env import _PHYSICS, ACTION_SIZE, MAX_STEPS, OBSERVATION_SIZE, FastSawyer, Shared, _Live, make_env, reference_name
+from .fast_env import ACTION_SIZE, MAX_STEPS, OBSERVATION_SIZE, PHYSICS, FastSawyer, Live, Shared, make_env, physics_of, reference_name
 from .goals import goals as frozen_goals
+from .simulation import cores
 from .vector_tasks import COMMON, VECTOR_TASKS, Moment, Scene, VectorTask, length
 
 Array = NDArray[np.float64]
 Integer = NDArray[np.integer[Any]]
 Bool = NDArray[np.bool_]
 
-_SUBSTEPS = 5
+SUBSTEPS = 5
 _WIDTHS = {"xpos": 3, "site_xpos": 3, "geom_xpos": 3, "xquat": 4, "xmat": 9, "geom_xmat": 9, "qpos": 1}
 _KINDS = {
     "xpos": mujoco.mjtObj.mjOBJ_BODY,
@@ -81,9 +81,7 @@ class VectorMetaWorld(gymnasium.vector.VectorEnv[Array, Array, Array]):
         if mode not in ("exact", "fast"):
             raise UserError(f"VectorMetaWorld: mode must be exact or fast, got '{mode}'")
         self.tasks, self.num_envs, self.horizon, self.mode = tuple(names), len(names), horizon, mode
-        self._seed = seed
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.threads = threads or min(cores, 16)
+        self.threads = threads or cores()
         self._pool = ThreadPoolExecutor(self.threads, "clbench-metaworld") if self.threads > 1 else None
         given = {} if positions is None else positions
         self._groups: list[_Group] = []
@@ -114,11 +112,8 @@ class VectorMetaWorld(gymnasium.vector.VectorEnv[Array, Array, Array]):
         mask = np.asarray(options.get("mask", np.ones(self.num_envs)), dtype=bool)
         if mask.shape != (self.num_envs,) or (self._steps[~mask] < 0).any():
             raise UserError(f"reset: expected a mask ({self.num_envs},) that marks every environment without an open episode")
-        observation = np.empty((self.num_envs, OBSERVATION_SIZE))
         self._begin(np.flatnonzero(mask), options.get("positions"))
-        for group in self._groups:
-            observation[group.rows] = group.observation
-        return observation, {"position": self._at.copy()}
+        return self._observed(), {"position": self._at.copy()}
 
     def step(self, actions: Array) -> tuple[Array, Array, Bool, Bool, dict[str, Any]]:
         """Advance all by actions (B, A), clipped where the reference clips them: observations, rewards, terminated, truncated, info.
@@ -135,20 +130,18 @@ class VectorMetaWorld(gymnasium.vector.VectorEnv[Array, Array, Array]):
             actions = actions.astype(np.float64)
         self._simulate(actions)
         reward, success = np.empty(self.num_envs), np.empty(self.num_envs, dtype=bool)
-        observation = np.empty((self.num_envs, OBSERVATION_SIZE))
         for group in self._groups:
             reward[group.rows], success[group.rows] = group.observe(actions[group.rows])
-            observation[group.rows] = group.observation
+        observation = self._observed()
         self._steps += 1
         truncated = self._steps >= self.horizon
         info: dict[str, Any] = {"success": success, "position": self._at.copy()}
         if truncated.any():
             marks = {"_final_obs": truncated.copy(), "_final_info": truncated.copy()}
-            info = {"success": success, "final_obs": observation.copy(), "final_info": info, **marks}
+            info = {"success": success, "final_obs": observation, "final_info": info, **marks}
             self._begin(np.flatnonzero(truncated))
             info["position"] = self._at.copy()
-            for group in self._groups:
-                observation[group.rows] = group.observation
+            observation = self._observed()
         return observation, reward, np.zeros(self.num_envs, dtype=bool), truncated, info
 
     def state_dict(self) -> dict[str, Any]:
@@ -175,6 +168,12 @@ class VectorMetaWorld(gymnasium.vector.VectorEnv[Array, Array, Array]):
         """End the threads."""
         if self._pool is not None:
             self._pool.shutdown()
+
+    def _observed(self) -> Array:
+        observation = np.empty((self.num_envs, OBSERVATION_SIZE))
+        for group in self._groups:
+            observation[group.rows] = group.observation
+        return observation
 
     def _drawn(self, seed: int) -> list[np.random.Generator]:
         return [seeding.generator(seed, "metaworld", "episodes", number) for number in range(self.num_envs)]
@@ -247,7 +246,7 @@ class _Beginning:
         start = env.shared.starts[np.ascontiguousarray(position).tobytes()]
         self.physics, self.body_pos, self.site_pos = start.physics, start.body_pos, start.site_pos
         self.constants = {name: start.attributes[name] for name in constants}
-        if moving := [name for name, value in self.constants.items() if isinstance(value, _Live)]:
+        if moving := [name for name, value in self.constants.items() if isinstance(value, Live)]:
             raise AssertionError(f"{env.task_name}: {moving[0]} moves with the simulator and is no constant of an episode")
         self.previous = np.array(start.attributes["_prev_obs"])  # (18,)
 
@@ -308,7 +307,7 @@ class _Arrays(_Group):
     def begin(self, n: int, position: int) -> None:
         beginning = self._begin_at(position)
         data = self._data[n]
-        mujoco.mj_setState(self._models[n % len(self.shares)], data, beginning.physics, _PHYSICS)
+        mujoco.mj_setState(self._models[n % len(self.shares)], data, beginning.physics, PHYSICS)
         self._open[n] = beginning
         self._mocap[n] = data.mocap_pos[0]
         self._previous[n] = beginning.previous
@@ -341,7 +340,7 @@ class _Arrays(_Group):
                 placed = beginning
             hand[0] = mocap[n]
             control[:] = grip[n]
-            mujoco.mj_step(model, data, _SUBSTEPS)
+            mujoco.mj_step(model, data, SUBSTEPS)
             if exact:
                 mujoco.mj_forward(model, data)  # changes the solver's warm start, and so the last bits of the next step
             else:
@@ -361,17 +360,13 @@ class _Arrays(_Group):
         return self._task.outcome(Moment(scene, self._constants, self.observation, actions[:, 3]))
 
     def state_dict(self) -> dict[str, Any]:
-        physics = []
-        for n, data in enumerate(self._data):
-            values = np.empty(mujoco.mj_stateSize(self._models[0], _PHYSICS))
-            mujoco.mj_getState(self._models[n % len(self.shares)], data, values, _PHYSICS)
-            physics.append(values)
+        physics = [physics_of(self._models[n % len(self.shares)], data) for n, data in enumerate(self._data)]
         return {"physics": np.array(physics), "previous": self._previous.copy(), "observation": self.observation.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any], positions: Integer) -> None:
         for n, position in enumerate(positions.tolist()):
             self.begin(n, position)
-            mujoco.mj_setState(self._models[n % len(self.shares)], self._data[n], np.array(state["physics"][n]), _PHYSICS)
+            mujoco.mj_setState(self._models[n % len(self.shares)], self._data[n], np.array(state["physics"][n]), PHYSICS)
             self._mocap[n] = self._data[n].mocap_pos[0]
         self._previous, self.observation = np.array(state["previous"]), np.array(state["observation"])
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .fast_env import _quaternion
+from .fast_env import quaternion
 
 Array = NDArray[np.float64]
 Constants = Mapping[str, Array]  # of the episode: obj_init_pos (B, 3), _target_pos (B, 3), init_tcp (B, 3), ...
@@ -156,7 +156,7 @@ def quaternions(matrix: Array) -> Array:
     skew = np.maximum(np.maximum(np.abs(a * d + b * e + c * f), np.abs(a * g + b * h + c * i)), np.abs(d * g + e * h + f * i))
     scale = np.maximum(np.maximum(np.abs(a * a + b * b + c * c - 1), np.abs(d * d + e * e + f * f - 1)), np.abs(g * g + h * h + i * i - 1))
     for row in np.flatnonzero(~((skew < 1e-13) & (scale < 1e-9))):  # scipy makes these orthonormal first
-        found[row] = _quaternion()(matrix[row].reshape(3, 3))
+        found[row] = quaternion()(matrix[row].reshape(3, 3))
     return found
 
 

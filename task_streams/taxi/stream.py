@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clbench.errors import UserError, unknown_name
-from clbench.stream import Phase, TaskStream, variant
+from clbench.stream import Phase, TaskStream, check_whole_steps, variant
 
 from .task import TaxiTask
 from .world import TASKS
@@ -49,11 +49,7 @@ def taxi_stream(
             f"stream '{name}': environments, test_episodes and from_visit must be at least 1, "
             f"got {environments}, {test_episodes}, {from_visit}"
         )
-    if uneven := [count for count in granted if count % (environments * points)]:
-        raise UserError(
-            f"stream '{name}': units must be whole steps of {environments} environments at each of {points} points, "
-            f"a multiple of {environments * points}; got {uneven[0]}"
-        )
+    check_whole_steps(name, granted, environments, points)
     last = tuple(task for task in TASKS if any(task in group for group in groups))
     options = {"stands": stands, "walls": walls, "episode_steps": episode_steps, "turn_penalty": turn_penalty}
     tasks = [

@@ -137,7 +137,7 @@ def test_scalar_quaternion_equals_scipy():
     draws = np.random.default_rng(0)
     turns = Rotation.from_quat(draws.normal(size=(2000, 4))).as_matrix()
     halves = np.array([np.diag(d) for d in ([1.0, 1.0, 1.0], [1.0, -1.0, -1.0], [-1.0, 1.0, -1.0], [-1.0, -1.0, 1.0])])
-    assert fast_env._quaternion() is fast_env._scalar_quaternion
+    assert fast_env.quaternion() is fast_env._scalar_quaternion
     for matrix in [*turns, *halves, turns[0] * 1.001]:
         assert np.array_equal(fast_env._scalar_quaternion(matrix), Rotation.from_matrix(matrix).as_quat())
 
