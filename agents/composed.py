@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from clbench import registry, seeding
-from clbench.errors import UserError
+from clbench.errors import UserError, unknown_name
 from clbench.experience import Experience
 from clbench.interfaces import Policy, Predictor, TaskInfo
 
 from .backbones.backbone import Backbone
-from .learners.batch_learner import BatchLearner
 from .learners.device import chosen_device
+from .learners.item_learner import ItemLearner
 from .learners.learner import Learner, trainable
 from .methods.method import Chain, Method
 
@@ -26,7 +26,8 @@ class Composed:
 
     `control`: the same for worlds whose actions are continuous, where `interaction` is for those with choices.
 
-    `methods`: {name: {kind, ...}}, applied in this order. None of them is fine-tuning.
+    `methods`: {name: {kind, ...}}, applied in this order. None of them is fine-tuning. A section may set options of its own for them:
+    {learner, backbone, methods: {name: {...}}}.
     `device`: auto (CUDA where there is one), cpu, cuda or cuda:N.
     """
 
@@ -47,8 +48,8 @@ class Composed:
         if section is None:
             raise UserError(f"this agent has no section '{name}', which the stream needs; add {name}: {{learner, backbone}}")
         for key in section:
-            if key not in ("learner", "backbone"):
-                raise UserError(f"{name}: unknown key '{key}'; expected learner and backbone")
+            if key not in ("learner", "backbone", "methods"):
+                raise UserError(f"{name}: unknown key '{key}'; expected learner, backbone and methods")
         learner_kind, learner_options = _part(section.get("learner"), f"{name}.learner")
         backbone_kind, backbone_options = _part(section.get("backbone"), f"{name}.backbone")
 
@@ -57,9 +58,10 @@ class Composed:
 
         positional = (task, build_backbone, seeding.integer(seed, "learner"), chosen_device(device))
         self._learner: Learner = registry.build("learners", learner_kind, learner_options, *positional, where=f"{name}.learner")
-        self._method: Method = Chain({name: _method(name, options, seed) for name, options in (methods or {}).items()})
-        if not isinstance(self._learner, BatchLearner) and (name := self._method.needs_batches):
-            raise UserError(f"methods.{name} keeps batches of what was learned from, and {learner_kind} learns from none; leave it out")
+        chosen = _for_section(methods or {}, section.get("methods") or {}, name)
+        self._method: Method = Chain({method: _method(method, options, seed) for method, options in chosen.items()})
+        if not isinstance(self._learner, ItemLearner) and (needy := self._method.needs_batches):
+            raise UserError(f"methods.{needy} keeps batches of what was learned from, and {learner_kind} learns from none; leave it out")
         self._learner.install(self._method.wrap_networks(self._learner.networks))
 
     def begin_task(self, task: TaskInfo) -> None:
@@ -108,6 +110,14 @@ def _part(options: Any, where: str) -> tuple[str, dict[str, Any]]:
         raise UserError(f"{where}: expected a mapping with the key 'kind', got {options!r}")
     rest = dict(options)
     return rest.pop("kind"), rest
+
+
+def _for_section(methods: Mapping[str, Any], own: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """The options of all methods with those that the section sets itself."""
+    for name in own:
+        if name not in methods:
+            raise unknown_name(f"method in {section}.methods", name, methods, "methods of this agent")
+    return {name: {**options, **(own.get(name) or {})} if isinstance(options, Mapping) else options for name, options in methods.items()}
 
 
 def _method(name: str, options: Any, seed: int) -> Method:

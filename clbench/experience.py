@@ -103,7 +103,8 @@ class Transition(NamedTuple):
 class World(Protocol):
     """B environments in lock-step, with automatic reset in the same step."""
 
-    observation: Float  # (B, O)
+    @property
+    def observation(self) -> Float: ...  # (B, O)
 
     def step(self, action: Float) -> Transition: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -135,12 +136,43 @@ class Interaction(Experience):
         self.meter.spend(batch, f"step of {batch} environments")
         return self._world.step(action)
 
+    @classmethod
+    def joint(cls, parts: Sequence[Any], seed: int) -> Interaction:
+        return Interaction(SideBySide([part._world for part in parts]))
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "world": self._world.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._world.load_state_dict(state["world"])
+
+
+class SideBySide:
+    """The environments of several worlds as those of one."""
+
+    def __init__(self, worlds: Sequence[World]) -> None:
+        self._worlds = list(worlds)
+        self._ends = np.cumsum([len(world.observation) for world in worlds])[:-1]
+
+    @property
+    def observation(self) -> Float:
+        """(B, O), the environments of each world behind those of the one before."""
+        return np.concatenate([world.observation for world in self._worlds])
+
+    def step(self, action: Float) -> Transition:
+        """Advance all by `action` (B, A)."""
+        steps = [world.step(part) for world, part in zip(self._worlds, np.split(action, self._ends), strict=True)]
+        return Transition(*(np.concatenate(column) for column in zip(*steps, strict=True)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of each world."""
+        return {"worlds": [world.state_dict() for world in self._worlds]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        for world, kept in zip(self._worlds, state["worlds"], strict=True):
+            world.load_state_dict(kept)
 
 
 class Demonstrations(Experience):

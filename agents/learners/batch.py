@@ -19,6 +19,7 @@ class Batch(NamedTuple):
 
     `whole`: every row is an item from its beginning to its end, so that no memory is carried to the next batch. Otherwise row b goes
     on with what row b of the batch before was, except where it `starts`.
+    `kept`: the learner keeps the fresh rows itself and shows all of them when the task is over, so that nobody else need store them.
     """
 
     inputs: Array  # (B, T, ...)
@@ -27,6 +28,7 @@ class Batch(NamedTuple):
     starts: Bool  # (B,), an item begins at the first position
     whole: bool
     fresh: int
+    kept: bool = False
 
     @property
     def arrays(self) -> tuple[Array, Array, Bool]:
@@ -50,4 +52,4 @@ def joined(first: Batch, second: Batch) -> Batch:
     length = max(first.inputs.shape[1], second.inputs.shape[1])
     pairs = zip(first.arrays, second.arrays, strict=True)
     inputs, targets, scored = (np.concatenate([padded(a, length), padded(b, length)]) for a, b in pairs)
-    return Batch(inputs, targets, scored, np.concatenate([first.starts, second.starts]), first.whole, first.fresh)
+    return Batch(inputs, targets, scored, np.concatenate([first.starts, second.starts]), first.whole, first.fresh, first.kept)

@@ -16,7 +16,8 @@ from ..backbones import state as states
 from ..backbones.scope import LASTING
 from ..backbones.state import State
 from .batch import Batch
-from .learner import Hooks, Learner
+from .item_learner import ItemLearner
+from .learner import Hooks
 
 
 class Judged(NamedTuple):
@@ -27,8 +28,8 @@ class Judged(NamedTuple):
     diagnostics: dict[str, Tensor] | None = None  # of the backbone
 
 
-class BatchLearner(Learner):
-    """A subclass says how a batch is drawn and judged, and what its networks are sensitive to."""
+class BatchLearner(ItemLearner):
+    """A subclass says how a batch is drawn and judged."""
 
     @abstractmethod
     def draw(self, experience: Any) -> Batch | None:
@@ -38,21 +39,7 @@ class BatchLearner(Learner):
     def judge(self, batch: Batch, state: State, reset: Tensor | None) -> Judged:
         """The mean loss over the scored positions of `batch`, read from `state`."""
 
-    # ---- for methods
-
-    @abstractmethod
-    def information(self, item: Batch, generator: np.random.Generator) -> Tensor:
-        """Scalars (K,) whose squared gradients add up to the Fisher information per scored position of `item` (one row).
-
-        Exactly, or in expectation over `generator`.
-        """
-
-    @abstractmethod
-    def output_norm(self, item: Batch) -> Tensor:
-        """Squared length () of the networks' output, averaged over the scored positions of `item` (one row)."""
-
     def loss(self, batch: Batch) -> Tensor:
-        """The loss () of whole items, read from fresh memory."""
         return self.judge(batch, self._fresh_memory(batch), None).loss
 
     # ---- the loop

@@ -24,6 +24,7 @@ from ..backbones import state as states
 from ..backbones.backbone import Backbone
 from ..backbones.scope import scoped
 from ..backbones.state import State
+from . import gaussian
 from .batch import Batch, whole_items
 from .batch_learner import BatchLearner, Judged
 from .learner import BuildBackbone, OptimizerSettings
@@ -114,9 +115,7 @@ class BehaviourCloning(BatchLearner):
         mean, log_std, *_ = self.networks(self.tensor(item.inputs), self._fresh_memory(item), None)
         roots = mean
         if log_std is not None:
-            std = log_std.exp().expand_as(mean)
-            scale = (std.square() + 1e-6).rsqrt().detach()
-            roots = torch.cat([mean * scale, math.sqrt(2.0) * std * scale], dim=-1)  # (1, T, 2A)
+            roots = gaussian.information(mean, log_std)  # (1, T, 2A)
         roots = roots[self.tensor(item.scored)]  # (n, K)
         if len(roots) == 1:
             return roots[0]
@@ -128,6 +127,17 @@ class BehaviourCloning(BatchLearner):
         mean, log_std, *_ = self.networks(self.tensor(item.inputs), self._fresh_memory(item), None)
         norm = mean.square() if log_std is None else mean.square() + log_std.square()
         return norm.sum(-1)[self.tensor(item.scored)].mean()
+
+    def answers(self, batch: Batch) -> Tensor:
+        """Mean and log std of whole items, (B, T, 2A); the mean alone (B, T, A) with `mean_squared_error`."""
+        mean, log_std, *_ = self.networks(self.tensor(batch.inputs), self._fresh_memory(batch), None)
+        return mean if log_std is None else torch.cat([mean, log_std.expand_as(mean)], dim=-1)
+
+    def divergence(self, answers: Tensor, batch: Batch) -> Tensor:
+        now = self.answers(batch)
+        plain = now.shape[-1] == batch.targets.shape[-1]  # no std: as if every variance were 1/2, as in the loss
+        apart = (now - answers).square().sum(-1) if plain else gaussian.divergence(answers, now)
+        return apart[self.tensor(batch.scored)].mean()
 
     def snapshot(self, networks: nn.Module) -> GaussianActor:
         return GaussianActor(networks, self.device, self.lasting_memory)

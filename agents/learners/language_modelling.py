@@ -136,6 +136,15 @@ class LanguageModelling(BatchLearner):
         """Sum of the squared logits (Aljundi et al. 2018, equation 3, with the logits as the function's output)."""
         return self._logits(item).square().sum(-1).mean()
 
+    def answers(self, batch: Batch) -> Tensor:
+        """Logarithms of the probabilities, (B, T, V)."""
+        tokens = self.tensor(batch.inputs)
+        return self.networks(tokens, self._fresh_memory(batch), None, None, write=False).logits.log_softmax(-1)
+
+    def divergence(self, answers: Tensor, batch: Batch) -> Tensor:
+        before, now = answers[self.tensor(batch.scored)], self._logits(batch).log_softmax(-1)  # (n, V)
+        return (before.exp() * (before - now)).sum(-1).mean()
+
     def _logits(self, item: Batch) -> Tensor:
         return self.networks(self.tensor(item.inputs), self._fresh_memory(item), None, self._scored(item), write=False).logits
 

@@ -33,8 +33,10 @@ BuildBackbone = Callable[[int], Backbone]  # from the width of its input
 class Hooks(Protocol):
     """What a learner asks of the method that accompanies it."""
 
+    @property
+    def needs_batches(self) -> bool | str | None: ...
     def wrap_buffer(self, batch: Batch) -> Batch: ...
-    def penalty(self, networks: nn.Module) -> Tensor | None: ...
+    def penalty(self, learner: Learner) -> Tensor | None: ...
     def adjust_gradients(self, learner: Learner) -> None: ...
 
 
@@ -110,16 +112,17 @@ class Learner(ABC):
         if self.scope != "never":
             self._memory = None
         if weights is not None:
-            self._go_on_with(weights)
+            self.go_on_with(weights)
         elif self.settings.reset:
             self.reset_optimizer()
 
     def end_task(self, weights: Mapping[str, Tensor] | None) -> None:
         """A task is over: go on with `weights` where there are any."""
         if weights is not None:
-            self._go_on_with(weights)
+            self.go_on_with(weights)
 
-    def _go_on_with(self, weights: Mapping[str, Tensor]) -> None:
+    def go_on_with(self, weights: Mapping[str, Tensor]) -> None:
+        """Learn on with other weights, without memory and momentum."""
         self.networks.load_state_dict(dict(weights))
         self._memory = None  # what other weights wrote means nothing
         self.reset_optimizer()
@@ -136,21 +139,28 @@ class Learner(ABC):
         self._account = added(self._account, bill)
         self._scalars |= {name: value for name, value in diagnostics.items() if name not in ACCOUNT}
 
-    def _step(self, loss: Tensor, hooks: Hooks) -> None:
-        penalty = hooks.penalty(self.networks)
-        self.optimizer.zero_grad()
-        (loss if penalty is None else loss + penalty).backward()
+    def _step(self, loss: Tensor, hooks: Hooks, *, differentiated: bool = False) -> None:
+        """One step down `loss`, or, where that was `differentiated`, down the gradients that stand at the parameters."""
+        penalty = hooks.penalty(self)
+        if not differentiated:
+            self.optimizer.zero_grad()
+            (loss if penalty is None else loss + penalty).backward()
+        elif penalty is not None:
+            penalty.backward()  # adds to them
         hooks.adjust_gradients(self)
         self._scalars = {"loss": loss.detach()} | ({} if penalty is None else {"penalty": penalty.detach()})
         if self.settings.gradient_clip:
-            learning = self.optimizer.param_groups[0]["params"]
-            self._scalars["gradient_norm"] = nn.utils.clip_grad_norm_(learning, self.settings.gradient_clip)
+            self._scalars["gradient_norm"] = self._clip(self.settings.gradient_clip)
         rate = self.settings.rate(self._optimizer_steps)
         if rate is not None:
             self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
         self._optimizer_steps += 1
         self.gradient_steps += 1
+
+    def _clip(self, most: float) -> Tensor:
+        """Shorten the gradient to `most`; its length () before."""
+        return nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], most)
 
     # ---- memory of the backbone
 

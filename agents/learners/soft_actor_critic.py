@@ -4,26 +4,28 @@ Haarnoja et al. 2018, arXiv:1801.01290 and arXiv:1812.05905, in the form of Cont
 `continualworld/sac/sac.py`): one optimiser for actor, both critics and the temperature, all gradients taken at the old parameters; an
 action is tanh(mu + std * eps), log std within [-20, 2]; the entropy to be reached follows from `target_output_std`; one temperature for
 each task; where the stream shows the task, its one-hot picks the heads of actor and critics and is hidden from their trunks. Episodes
-that the clock cuts are bootstrapped. Transitions of earlier tasks are forgotten (`reset_buffer`).
+that the clock cuts are bootstrapped. Transitions of earlier tasks are forgotten (`reset_buffer`). A method holds the actor's trunk.
 
 Departures: AdamW without decay in place of Adam, whose moments begin anew with a task, step count included; many environments side by
-side, and `updates` of the networks for every `update_every` environment steps, so that there may be far fewer updates than steps.
+side, and `updates` of the networks for every `update_every` environment steps: an eighth of an update for a step, where theirs makes one.
+What makes few updates go far: returns over `n_step` steps (as in Hessel et al. 2018, arXiv:1710.02298, not corrected for older actors'
+actions), and rewards times `reward_scale`, which brings values near what a fresh critic says. Theirs is n_step=1, reward_scale=1,
+initial_alpha=2.718, update_every=50, updates=50, and a trunk of four layers of 256 (`experiment=cw10-paper`).
 Not here: memory. A backbone with one is refused.
-Shape letters: B rows, O observation, A action, N tasks, D width.
+Shape letters: B rows, O observation, A action, N tasks.
 """
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
 from clbench import seeding
@@ -31,32 +33,42 @@ from clbench.errors import UserError
 from clbench.experience import Interaction
 from clbench.interfaces import TaskInfo
 
-from ..backbones.backbone import Backbone
-from ..backbones.lstm import task_at
-from ..backbones.state import State
-from .learner import BuildBackbone, Hooks, Learner, OptimizerSettings, copied
+from . import gaussian
+from .batch import Batch
+from .exploration import BestReturn
+from .item_learner import ItemLearner
+from .learner import BuildBackbone, Hooks, OptimizerSettings, trainable
+from .sac_networks import ActorNetwork, Losses, SacNetworks
+from .transitions import Steps, TransitionBuffer, Transitions
+from .written_gradients import Gradients, known
 
 Float = NDArray[np.floating[Any]]
-LOWEST, HIGHEST = -20.0, 2.0  # of log std
 TURNS = 512  # of a policy that draws, before its noise begins again
 
 
-class Transitions(NamedTuple):
-    """Steps of environments."""
+@contextmanager
+def held_still(module: nn.Module) -> Generator[None]:
+    """Graphs that are built inside carry gradients through `module` and not to its parameters."""
+    learning = trainable(module)
+    for weight in learning:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in learning:
+            weight.requires_grad_(True)
 
-    observation: Tensor  # (B, O)
-    action: Tensor  # (B, A)
-    reward: Tensor  # (B,)
-    terminated: Tensor  # (B,) float: nothing follows
-    following: Tensor  # (B, O)
 
+class SoftActorCritic(ItemLearner):
+    """Acts in all environments, keeps up to `capacity` steps, and updates from `batch_size` transitions.
 
-class SoftActorCritic(Learner):
-    """Acts in all environments, keeps up to `capacity` transitions, and updates from `batch_size` of them.
-
-    The first `start_steps` environment steps of a task are random actions; updates begin with them full. `polyak`: what a target critic
-    keeps of itself in an update. `initial_alpha`: the temperature before learning. `acts`: "mean" or "drawn", what a policy plays.
+    The first `start_steps` environment steps of a task are not the actor's; updates begin with them full. `exploration`: they are "random",
+    or from the second task on the older heads' ("best-return"). `polyak`: what a target critic keeps of itself in an update.
+    `initial_alpha`: the temperature before learning. `gradient_clip` holds for actor, critics and temperatures apart.
+    `acts`: "mean" or "drawn", what a policy plays.
     """
+
+    networks: SacNetworks
 
     def __init__(
         self,
@@ -65,7 +77,7 @@ class SoftActorCritic(Learner):
         seed: int,
         device: torch.device,
         *,
-        batch_size: int = 256,
+        batch_size: int = 128,
         capacity: int = 1_000_000,
         learning_rate: float = 1e-3,
         gradient_clip: float = 0.0,
@@ -74,35 +86,41 @@ class SoftActorCritic(Learner):
         reset_optimizer: bool = True,
         reset_buffer: bool = True,
         discount: float = 0.99,
+        n_step: int = 3,
+        reward_scale: float = 0.1,
         polyak: float = 0.995,
         target_output_std: float = 0.089,
-        initial_alpha: float = 1.0,
+        initial_alpha: float = 0.1,
         start_steps: int = 10_000,
+        exploration: str = "random",
         update_every: int = 64,
         updates: int = 8,
         acts: str = "mean",
     ) -> None:
         settings = OptimizerSettings(learning_rate, warmup=warmup, gradient_clip=gradient_clip, reset=reset_optimizer, anneal=anneal)
         super().__init__(seed, device, settings)
-        if min(batch_size, capacity, update_every) < 1 or min(start_steps, updates) < 0:
+        if min(batch_size, capacity, update_every, n_step) < 1 or min(start_steps, updates) < 0:
             raise UserError(
-                "soft-actor-critic: batch_size, capacity and update_every must be at least 1, start_steps and updates at least 0, "
-                f"got {batch_size}, {capacity}, {update_every}, {start_steps}, {updates}"
+                "soft-actor-critic: batch_size, capacity, update_every and n_step must be at least 1, start_steps and updates at least 0, "
+                f"got {batch_size}, {capacity}, {update_every}, {n_step}, {start_steps}, {updates}"
             )
-        if not (0 <= discount <= 1 and 0 <= polyak <= 1 and target_output_std > 0 and initial_alpha > 0):
+        if not (0 <= discount <= 1 and 0 <= polyak <= 1 and target_output_std > 0 and initial_alpha > 0 and reward_scale > 0):
             raise UserError(
-                "soft-actor-critic: discount and polyak must lie in [0, 1], target_output_std and initial_alpha must be > 0, "
-                f"got {discount}, {polyak}, {target_output_std}, {initial_alpha}"
+                "soft-actor-critic: discount and polyak must lie in [0, 1], target_output_std, initial_alpha and reward_scale must be > 0, "
+                f"got {discount}, {polyak}, {target_output_std}, {initial_alpha}, {reward_scale}"
             )
         if acts not in ("mean", "drawn"):
             raise UserError(f"soft-actor-critic: acts must be mean or drawn, got '{acts}'")
+        if exploration not in ("random", "best-return"):
+            raise UserError(f"soft-actor-critic: exploration must be random or best-return, got '{exploration}'")
         if task.choices:
             raise UserError(f"soft-actor-critic: expected a world of continuous actions, got one of {task.output_size} choices")
-        self.batch_size, self.capacity, self.reset_buffer = batch_size, capacity, reset_buffer
-        self.discount, self.polyak, self.start_steps, self.acts = discount, polyak, start_steps, acts
+        self.actions, self.batch_size, self.reset_buffer = task.output_size, batch_size, reset_buffer
+        self.polyak, self.reward_scale, self.acts = polyak, reward_scale, acts
+        self.start_steps, self.exploration = start_steps, exploration
         self.update_every, self.updates = update_every, updates
         self.target_entropy = task.output_size * math.log(target_output_std * math.sqrt(2 * math.pi * math.e))
-        tasks = task.num_tasks if task.index is not None else 0
+        tasks = task.num_tasks if task.index is not None or task.num_tasks > 1 else 0  # in a joint phase the one-hot stands there too
         with self.randomness.lent():
             networks = SacNetworks(build_backbone, task.input_size, task.output_size, tasks, math.log(initial_alpha))
         if networks.actor.trunk.initial_state(1):
@@ -111,10 +129,13 @@ class SoftActorCritic(Learner):
             )
         noise = seeding.generator(seed, "acting").standard_normal((TURNS, task.output_size), dtype=np.float32)
         self._noise = torch.from_numpy(noise).to(device)
-        self._kept: Transitions | None = None  # (capacity, ...) of which the first `_filled` hold something
-        self._filled = self._next = 0
+        self.buffer = TransitionBuffer(capacity, n_step, discount, device)
         self._steps = 0  # environment steps of this task
         self._updated = 0  # of them, those that updates were made for
+        self._learned = torch.zeros(max(tasks, 1), dtype=torch.bool, device=device)  # (N,), heads that were ever updated
+        self._past: list[int] = []  # of them, those that were when the task began
+        self._trial: BestReturn | None = None
+        self._written: Gradients | None = None  # made when it is first needed
         self.install(networks)
 
     # ---- the loop
@@ -123,8 +144,9 @@ class SoftActorCritic(Learner):
         """As all learners do; transitions of the task before are forgotten where the options say so."""
         super().begin_task(weights)
         self._steps = self._updated = 0
+        self._trial, self._past = None, self._learned.nonzero()[:, 0].tolist() if self.networks.tasks > 1 else []
         if self.reset_buffer:
-            self._filled = self._next = 0
+            self.buffer.clear()
 
     def learn(self, experience: Interaction, hooks: Hooks) -> None:
         """Act, keep and update until nothing remains."""
@@ -136,164 +158,160 @@ class SoftActorCritic(Learner):
                     self._updated += self.update_every
                     if self._steps >= self.start_steps and not self.frozen:
                         for _ in range(self.updates):
-                            self.update(self.drawn(), hooks)
+                            self._improve(hooks)
+
+    def _improve(self, hooks: Hooks) -> None:
+        drawn = self.buffer.draw(self.batch_size)
+        if hooks.needs_batches:
+            self.update(hooks.wrap_buffer(drawn.to_batch(kept=True)), hooks)
+        else:
+            self.improve(drawn, hooks)
 
     def _act(self, experience: Interaction) -> None:
         observation = self._seen(experience.observation)
-        if self._steps < self.start_steps:
-            action = torch.rand(len(observation), self._noise.shape[1], device=self.device) * 2 - 1
+        starting = self._steps < self.start_steps
+        if starting and self.exploration == "best-return" and self._past:
+            self._trial = self._trial or BestReturn(self._past, len(observation))
+            action = self._drawn_action(self._asked_of(self._trial, observation))
+        elif starting:
+            action = torch.rand(len(observation), self.actions, device=self.device) * 2 - 1
         else:
-            with torch.no_grad():
-                action = self.networks.actor(observation).action  # type: ignore[operator, union-attr]
+            action = self._drawn_action(observation)
         transition = experience.step(action.cpu().numpy())
-        self.keep(
-            Transitions(
-                observation,
-                action,
-                self._seen(transition.reward),
-                self._seen(transition.terminated),
-                self._seen(transition.final_observation),
-            )
-        )
+        over = np.logical_or(transition.terminated, transition.truncated)
+        if starting and self._trial is not None:
+            self._trial.hear(np.asarray(transition.reward), over)
+        followed = (transition.reward, transition.terminated, over, transition.final_observation)
+        self.buffer.keep(Steps(observation, action, *(self._seen(array) for array in followed)))
         self._steps += len(observation)
 
-    # ---- what is kept
+    def _drawn_action(self, observation: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.networks.actor(observation).action
 
-    def keep(self, new: Transitions) -> None:
-        """Put transitions in the place of the oldest."""
-        if self._kept is None:
-            self._kept = Transitions(*(torch.zeros(self.capacity, *rows.shape[1:], device=self.device) for rows in new))
-        rows = len(new.reward)
-        slots = (self._next + torch.arange(rows, device=self.device)) % self.capacity
-        for kept, fresh in zip(self._kept, new, strict=True):
-            kept[slots] = fresh
-        self._next = (self._next + rows) % self.capacity
-        self._filled = min(self.capacity, self._filled + rows)
-
-    def drawn(self) -> Transitions:
-        """A batch with replacement."""
-        assert self._kept is not None
-        index = torch.randint(self._filled, (self.batch_size,), device=self.device)
-        return Transitions(*(rows[index] for rows in self._kept))
+    def _asked_of(self, trial: BestReturn, observation: Tensor) -> Tensor:
+        """`observation` (B, O) with the one-hot of the head that is tried in each environment."""
+        heads = torch.from_numpy(trial.playing()).to(self.device)
+        one_hot = functional.one_hot(heads, self.networks.tasks).to(observation.dtype)
+        return torch.cat([observation[:, : self.networks.seen], one_hot], dim=1)
 
     # ---- one update
 
-    def update(self, batch: Transitions, hooks: Hooks) -> None:
+    def update(self, batch: Batch, hooks: Hooks) -> None:
+        self.improve(self._transitions(batch), hooks)
+
+    def improve(self, batch: Transitions, hooks: Hooks) -> None:
         """One step of the optimiser for actor, critics and temperature; then the targets follow."""
-        networks: SacNetworks = self.networks  # type: ignore[assignment]
-        log_alpha = networks.log_alpha[task_at(batch.observation, networks.tasks)]  # (B,)
+        networks = self.networks
+        if known(networks):
+            if self._written is None or self._written.networks is not networks:
+                self._written = Gradients(networks)
+            losses = self._written.leave(batch, self.reward_scale, self.target_entropy)
+            self._step(losses.total, hooks, differentiated=True)
+        else:
+            losses = self._losses(batch)
+            self._step(losses.total, hooks)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(networks.targets.parameters()), list(networks.critics.parameters()), 1 - self.polyak)
+        self._learned |= (batch.observation[:, networks.seen :] > 0).any(0) if networks.tasks else True
+        self._scalars |= {
+            "critic_loss": losses.critic.detach(),
+            "actor_loss": losses.actor.detach(),
+            "value": losses.value,
+            "alpha": losses.alpha,
+            "entropy": losses.entropy,
+        }
+
+    def _losses(self, batch: Transitions) -> Losses:
+        networks = self.networks
+        log_alpha = networks.log_alphas(batch.observation)  # (B,)
         alpha = log_alpha.detach().exp()
         with torch.no_grad():
             then = networks.actor(batch.following)
             value = networks.values(networks.targets, batch.following, then.action).amin(0) - alpha * then.log_probability
-            wanted = batch.reward + self.discount * (1 - batch.terminated) * value  # (B,)
+            wanted = self.reward_scale * batch.reward + batch.discount * value  # (B,)
         critic = 0.5 * (networks.values(networks.critics, batch.observation, batch.action) - wanted).square().mean(1).sum()
         now = networks.actor(batch.observation)
-        held = {name: weight.detach() for name, weight in networks.critics.named_parameters()}
-        promised = networks.values(lambda *x: functional_call(networks.critics, held, x), batch.observation, now.action).amin(0)
+        with held_still(networks.critics):
+            promised = networks.values(networks.critics, batch.observation, now.action).amin(0)
         actor = (alpha * now.log_probability - promised).mean()
         temperature = -(log_alpha * (now.log_probability.detach() + self.target_entropy)).mean()
-        self._step(critic + actor + temperature, hooks)
-        with torch.no_grad():
-            torch._foreach_lerp_(list(networks.targets.parameters()), list(networks.critics.parameters()), 1 - self.polyak)
-        self._scalars |= {
-            "critic_loss": critic.detach(),
-            "actor_loss": actor.detach(),
-            "value": wanted.mean(),
-            "alpha": alpha.mean(),
-            "entropy": -now.log_probability.detach().mean(),
-        }
+        return Losses(critic, actor, temperature, -now.log_probability.detach().mean(), wanted.mean(), alpha.mean())
+
+    def _clip(self, most: float) -> Tensor:
+        """Actor, critics and temperatures apart; the length of all of it before."""
+        parts = (self.networks.actor.parameters(), self.networks.critics.parameters(), [self.networks.log_alpha])
+        return torch.stack([nn.utils.clip_grad_norm_(part, most) for part in parts]).square().sum().sqrt()
+
+    # ---- for methods
+
+    def _transitions(self, batch: Batch) -> Transitions:
+        return Transitions.of(batch, self.actions, self.device)
+
+    def _gaussian(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean and log std (B, A), not squashed."""
+        return self.networks.actor.gaussian(self.tensor(batch.inputs[:, 0]))
+
+    def own_items(self) -> Iterator[Batch]:
+        return (portion.to_batch(kept=True) for portion in self.buffer.everything())
+
+    def own_batch(self, size: int) -> Batch:
+        return self.buffer.draw(size).to_batch(kept=True)
+
+    @property
+    def held(self) -> list[nn.Parameter]:
+        """The actor's trunk; and its head, where there is one for all tasks."""
+        actor = self.networks.actor
+        return list((actor if actor.tasks <= 1 else actor.trunk).parameters())
+
+    @property
+    def constrained(self) -> list[nn.Parameter]:
+        """Actor and critics, as in Continual World: not the temperatures."""
+        return [*self.networks.actor.parameters(), *self.networks.critics.parameters()]
+
+    def loss(self, batch: Batch) -> Tensor:
+        return self._losses(self._transitions(batch)).total
+
+    def information(self, item: Batch, generator: np.random.Generator) -> Tensor:
+        """Exact, K = 2A; the mean squashed and the std not, as in Continual World."""
+        mean, log_std = self._gaussian(item)
+        return gaussian.information(mean.tanh(), log_std)[0]
+
+    def output_norm(self, item: Batch) -> Tensor:
+        """Sum of mu^2 + log_std^2, mu squashed (Continual World)."""
+        mean, log_std = self._gaussian(item)
+        return (mean.tanh().square() + log_std.square()).sum(1).mean()
+
+    def answers(self, batch: Batch) -> Tensor:
+        """Mean and log std before the tanh, (B, 1, 2A): it takes nothing from a divergence."""
+        return torch.cat(self._gaussian(batch), dim=1)[:, None]
+
+    def divergence(self, answers: Tensor, batch: Batch) -> Tensor:
+        return gaussian.divergence(answers, self.answers(batch)).mean()
 
     def snapshot(self, networks: nn.Module) -> Actor:
-        return Actor(networks.actor, self.device, self._noise if self.acts == "drawn" else None)  # type: ignore[arg-type]
+        assert isinstance(networks, SacNetworks)
+        return Actor(networks.actor, self.device, self._noise if self.acts == "drawn" else None)
 
     # ---- what is saved
 
     def state_dict(self) -> dict[str, Any]:
-        kept = None if self._kept is None else [copied(rows[: self._filled]) for rows in self._kept]
-        counts = {"filled": self._filled, "next": self._next, "steps": self._steps, "updated": self._updated}
-        return {**super().state_dict(), "kept": kept, "counts": counts}
+        exploring = {
+            "learned": self._learned.clone(),
+            "past": list(self._past),
+            "trial": None if self._trial is None else self._trial.state_dict(),
+        }
+        counts = {"steps": self._steps, "updated": self._updated}
+        return {**super().state_dict(), "buffer": self.buffer.state_dict(), "counts": counts, "exploring": exploring}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        counts = state["counts"]
-        self._filled, self._next, self._steps, self._updated = (int(counts[name]) for name in ("filled", "next", "steps", "updated"))
-        self._kept = None
-        if state["kept"] is not None:
-            rows = [torch.zeros(self.capacity, *part.shape[1:], device=self.device) for part in state["kept"]]
-            for whole, part in zip(rows, state["kept"], strict=True):
-                whole[: len(part)] = part.to(self.device)
-            self._kept = Transitions(*rows)
-
-
-class Acted(NamedTuple):
-    """What an actor does."""
-
-    action: Tensor  # (B, A)
-    log_probability: Tensor  # (B,)
-
-
-class Trunk(nn.Module):
-    """A backbone that does not see the task, and a head for each task; `tasks` 0: there is one, and nothing to hide."""
-
-    def __init__(self, backbone: Backbone, seen: int, tasks: int, outputs: int) -> None:
-        super().__init__()
-        self.trunk, self.seen, self.tasks, self.outputs = backbone, seen, tasks, outputs
-        self.head = nn.Linear(backbone.output_size, max(tasks, 1) * outputs)
-
-    def forward(self, x: Tensor, task: Tensor) -> Tensor:
-        """Outputs (B, outputs) of x (B, seen) and the task (B,)."""
-        hidden = self.trunk(x[:, None], {}).hidden[:, 0]
-        out = self.head(hidden)
-        if self.tasks <= 1:
-            return out
-        rows = torch.arange(len(x), device=x.device)
-        return out.view(len(x), self.tasks, self.outputs)[rows, task]
-
-
-class ActorNetwork(Trunk):
-    """Mean and log std of an action before it is squashed."""
-
-    def __init__(self, backbone: Backbone, seen: int, tasks: int, actions: int) -> None:
-        super().__init__(backbone, seen, tasks, 2 * actions)
-        self.actions = actions
-
-    def forward(self, observation: Tensor, noise: Tensor | None = None) -> Acted:  # type: ignore[override]
-        """What is done at observation (B, O), with noise (B, A); None: drawn here."""
-        mean, log_std = super().forward(observation[:, : self.seen], task_at(observation, self.tasks)).chunk(2, dim=1)
-        log_std = log_std.clamp(LOWEST, HIGHEST)
-        noise = torch.randn_like(mean) if noise is None else noise
-        raw = mean + log_std.exp() * noise
-        log = (-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(1)
-        log = log - (2 * (math.log(2) - raw - functional.softplus(-2 * raw))).sum(1)
-        return Acted(raw.tanh(), log)
-
-
-class Critics(nn.ModuleList):
-    """What each of them expects (2, B) of x (B, seen) in a task (B,)."""
-
-    def forward(self, x: Tensor, task: Tensor) -> Tensor:
-        return torch.stack([critic(x, task)[:, 0] for critic in self])
-
-
-class SacNetworks(nn.Module):
-    """Actor, two critics, their targets, and the logarithm of a temperature for each task."""
-
-    def __init__(self, build: BuildBackbone, observation: int, actions: int, tasks: int, log_alpha: float) -> None:
-        super().__init__()
-        self.tasks, self.seen = tasks, observation - tasks
-        self.actor = ActorNetwork(build(self.seen), self.seen, tasks, actions)
-        self.critics = Critics(Trunk(build(self.seen + actions), self.seen + actions, tasks, 1) for _ in range(2))
-        self.targets = copy.deepcopy(self.critics).requires_grad_(False)
-        self.log_alpha = nn.Parameter(torch.full((max(tasks, 1),), log_alpha))
-
-    def initial_state(self, batch: int) -> State:
-        """No memory."""
-        return {}
-
-    def values(self, critics: Callable[..., Tensor], observation: Tensor, action: Tensor) -> Tensor:
-        """What `critics` expect (2, B); they are called with what is seen and done, and the task."""
-        return critics(torch.cat([observation[:, : self.seen], action], dim=1), task_at(observation, self.tasks))
+        self.buffer.load_state_dict(state["buffer"])
+        self._steps, self._updated = (int(state["counts"][name]) for name in ("steps", "updated"))
+        exploring = state["exploring"]
+        self._learned = exploring["learned"].to(self.device).clone()
+        self._past = [int(head) for head in exploring["past"]]
+        self._trial = None if exploring["trial"] is None else BestReturn.of(exploring["trial"])
 
 
 class Actor:

@@ -23,8 +23,8 @@ from clbench.errors import UserError
 from clbench.interfaces import TaskInfo
 
 from ..learners.batch import Batch, joined
-from ..learners.batch_learner import BatchLearner
-from ..learners.learner import Learner, trainable
+from ..learners.item_learner import ItemLearner
+from ..learners.learner import Learner
 from .method import Method
 from .reservoir import Reservoir
 
@@ -49,8 +49,8 @@ class AGEM(Method):
     def adjust_gradients(self, learner: Learner) -> None:
         if not self.past:
             return
-        parameters = trainable(learner.networks)
-        assert isinstance(learner, BatchLearner)
+        assert isinstance(learner, ItemLearner)
+        parameters = learner.constrained
         loss = learner.loss(self._reference())
         reference = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         for parameter in parameters:
@@ -68,7 +68,8 @@ class AGEM(Method):
         return batch
 
     def after_task(self, learner: Learner, task: TaskInfo) -> None:
-        self._present.finish()
+        assert isinstance(learner, ItemLearner)
+        self._present.finish(learner)
         if len(self._present):
             self.past.append(self._present)
             self._present = Reservoir(self.capacity, self._admissions)

@@ -26,6 +26,11 @@ class Method:
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
+    @property
+    def needs_batches(self) -> bool | str | None:
+        """Whether it looks at what is learned from."""
+        return type(self).wrap_buffer is not Method.wrap_buffer
+
     def wrap_networks(self, networks: nn.Module) -> nn.Module:
         """The networks to learn with, callable as the learner's own are; called once."""
         return networks
@@ -38,7 +43,7 @@ class Method:
         """Weights to begin the task with, or None to go on with those there are."""
         return None
 
-    def penalty(self, networks: nn.Module) -> Tensor | None:
+    def penalty(self, learner: Learner) -> Tensor | None:
         """What is added to the loss (); None adds nothing."""
         return None
 
@@ -70,8 +75,8 @@ class Chain(Method):
 
     @property
     def needs_batches(self) -> str | None:
-        """The name of the first method that looks at what is learned from."""
-        return next((name for name, method in self._methods.items() if type(method).wrap_buffer is not Method.wrap_buffer), None)
+        """The name of the first method that looks at what is learned from; None where there is none."""
+        return next((name for name, method in self._methods.items() if method.needs_batches), None)
 
     def wrap_networks(self, networks: nn.Module) -> nn.Module:
         for method in self._methods.values():
@@ -86,8 +91,8 @@ class Chain(Method):
     def before_task(self, learner: Learner, task: TaskInfo) -> Weights | None:
         return _last([method.before_task(learner, task) for method in self._methods.values()])
 
-    def penalty(self, networks: nn.Module) -> Tensor | None:
-        found = [penalty for method in self._methods.values() if (penalty := method.penalty(networks)) is not None]
+    def penalty(self, learner: Learner) -> Tensor | None:
+        found = [penalty for method in self._methods.values() if (penalty := method.penalty(learner)) is not None]
         return sum(found[1:], start=found[0]) if found else None
 
     def adjust_gradients(self, learner: Learner) -> None:

@@ -5,8 +5,9 @@
 L2 and EWC: Kirkpatrick et al. 2017, arXiv:1612.00796, equation 3; MAS: Aljundi et al. 2018, arXiv:1711.09601, equations 2-4. As in
 Continual World (Wolczyk et al. 2021, arXiv:2105.10919, section 4), importances are added over tasks and the anchor is the last task's
 weights only.
-Departures from there: all weights are held, not the torso alone, because one head serves all tasks here; importances come from a uniform
-sample of the finished task's data. Without task boundaries nothing is ever consolidated, and these are fine-tuning.
+Held are the weights that tasks share (`ItemLearner.held`): as there the actor's torso in soft actor-critic with its head for each task, all
+weights where one head serves all tasks. Departure: importances come from a uniform sample of the finished task's data.
+Without task boundaries nothing is ever consolidated, and these are fine-tuning.
 Shape letters: P parameters, K scalars of the learner.
 """
 
@@ -23,8 +24,8 @@ from clbench.errors import UserError
 from clbench.interfaces import TaskInfo
 
 from ..learners.batch import Batch
-from ..learners.batch_learner import BatchLearner
-from ..learners.learner import Learner, trainable
+from ..learners.item_learner import ItemLearner
+from ..learners.learner import Learner
 from .method import Method
 from .reservoir import Reservoir
 
@@ -44,16 +45,16 @@ class QuadraticPenalty(Method):
         self._items = Reservoir(samples, seeding.generator(seed, "reservoir"))
         self._draws = seeding.generator(seed, "importance")
 
-    def item_importance(self, learner: BatchLearner, item: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
+    def item_importance(self, learner: ItemLearner, item: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
         """(P,), for one item (one row)."""
         raise NotImplementedError
 
-    def task_importance(self, learner: BatchLearner) -> Tensor | None:
+    def task_importance(self, learner: ItemLearner) -> Tensor | None:
         """(P,), the mean over the sample; None where the task brought no items."""
-        self._items.finish()
+        self._items.finish(learner)
         if not len(self._items):
             return None
-        parameters = trainable(learner.networks)
+        parameters = learner.held
         learner.networks.eval()
         total = torch.zeros_like(flat(parameters))
         for item in self._items:
@@ -64,18 +65,19 @@ class QuadraticPenalty(Method):
         self._items.offer(batch)
         return batch
 
-    def penalty(self, networks: nn.Module) -> Tensor | None:
+    def penalty(self, learner: Learner) -> Tensor | None:
         if self.importance is None or self.anchor is None or self.strength == 0:
             return None
-        return self.strength * torch.dot(self.importance, (flat(trainable(networks)) - self.anchor).square())
+        assert isinstance(learner, ItemLearner)
+        return self.strength * torch.dot(self.importance, (flat(learner.held) - self.anchor).square())
 
     def after_task(self, learner: Learner, task: TaskInfo) -> None:
-        assert isinstance(learner, BatchLearner)
+        assert isinstance(learner, ItemLearner)
         importance = self.task_importance(learner)
         self._items.clear()
         if importance is not None:
             self.importance = importance if self.importance is None else self.importance + importance
-            self.anchor = flat(trainable(learner.networks)).detach().clone()
+            self.anchor = flat(learner.held).detach().clone()
 
     def state_dict(self) -> dict[str, Any]:
         importance, anchor = (None if tensor is None else tensor.clone() for tensor in (self.importance, self.anchor))
@@ -94,7 +96,7 @@ class L2(QuadraticPenalty):
     def __init__(self, seed: int, *, strength: float = 1.0) -> None:
         super().__init__(seed, strength, samples=1)
 
-    def item_importance(self, learner: BatchLearner, item: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
+    def item_importance(self, learner: ItemLearner, item: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
         return torch.ones_like(flat(parameters))
 
 
@@ -105,7 +107,7 @@ class EWC(QuadraticPenalty):
         super().__init__(seed, strength, samples)
         self.floor = floor
 
-    def item_importance(self, learner: BatchLearner, item: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
+    def item_importance(self, learner: ItemLearner, item: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
         total = torch.zeros_like(flat(parameters))
         for scalar in learner.information(item, self._draws):  # (K,): one backward pass each is faster than K of them batched by vmap
             total += gradient(scalar, parameters).square()
@@ -118,7 +120,7 @@ class MAS(QuadraticPenalty):
     def __init__(self, seed: int, *, strength: float = 1.0, samples: int = 500) -> None:
         super().__init__(seed, strength, samples)
 
-    def item_importance(self, learner: BatchLearner, item: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
+    def item_importance(self, learner: ItemLearner, item: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
         return gradient(learner.output_norm(item), parameters).abs()
 
 

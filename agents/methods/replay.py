@@ -14,8 +14,11 @@ import numpy as np
 
 from clbench import seeding
 from clbench.errors import UserError
+from clbench.interfaces import TaskInfo
 
 from ..learners.batch import Array, Batch, joined, padded
+from ..learners.item_learner import ItemLearner
+from ..learners.learner import Learner
 from .method import Method
 from .reservoir import Reservoir
 
@@ -23,7 +26,8 @@ from .reservoir import Reservoir
 class Replay(Method):
     """Keeps `capacity` items (steps, episodes, examples) and adds `ratio` replayed rows for every fresh row.
 
-    The loss is the mean over all positions, so that ratio 1 weighs past and present alike. A batch is stored after it was joined.
+    The loss is the mean over all positions, so that ratio 1 weighs past and present alike. A batch is stored after it was joined. What a
+    learner keeps itself (`Batch.kept`) is offered when its task is over: until then the learner draws from it.
     """
 
     def __init__(self, seed: int, *, capacity: int = 5000, ratio: float = 1.0) -> None:
@@ -45,6 +49,11 @@ class Replay(Method):
         if batch.whole:
             return self.memory.sample(number, self._draws)
         return self._lanes.window(number, batch.inputs.shape[1], self.memory, self._draws)
+
+    def after_task(self, learner: Learner, task: TaskInfo) -> None:
+        assert isinstance(learner, ItemLearner)
+        for batch in learner.own_items():
+            self.memory.offer(batch._replace(kept=False))
 
     def state_dict(self) -> dict[str, Any]:
         return {

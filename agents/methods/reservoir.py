@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from clbench.errors import UserError
 
 from ..learners.batch import Array, Batch, padded, whole_items
+from ..learners.item_learner import ItemLearner
 
 Integer = NDArray[np.integer[Any]]
 
@@ -42,9 +43,9 @@ class Reservoir:
         return self._count
 
     def offer(self, batch: Batch) -> None:
-        """Offer the items that the fresh rows of `batch` hold or bring to an end."""
+        """Offer the items that the fresh rows of `batch` hold or bring to an end; none where its learner keeps them."""
         rows = batch.fresh
-        if not self.capacity or not rows:
+        if not self.capacity or not rows or batch.kept:
             return
         arrays = tuple(array[:rows] for array in batch.arrays)
         if batch.whole:
@@ -55,10 +56,12 @@ class Reservoir:
                 self._close(row)
             self._open.setdefault(row, []).append(tuple(array[row].copy() for array in arrays))
 
-    def finish(self) -> None:
-        """Offer what is still open, as far as it came."""
+    def finish(self, learner: ItemLearner | None = None) -> None:
+        """Offer what is still open, as far as it came, and what `learner` kept itself of the task that is over."""
         for row in sorted(self._open):
             self._close(row)
+        for batch in learner.own_items() if learner is not None else ():
+            self.offer(batch._replace(kept=False))
 
     def _close(self, row: int) -> None:
         pieces = self._open.pop(row, [])

@@ -90,6 +90,7 @@ def reinforcement_stream(
     repeats: int = 1,
     identity: str = "cued",
     boundaries: bool = True,
+    joint: bool = False,
     only: int | None = None,
     validation: bool = False,
     environments: int = 64,
@@ -102,21 +103,25 @@ def reinforcement_stream(
     """Phases over `tasks`, `repeats` times over, of `units` environment steps each, in `environments` environments side by side.
 
     identity "cued": each visit is a column of its own and its one-hot ends the observation; "hidden": no cue, and visits share a column.
+    `joint`: the environments of all tasks stand side by side in one phase of all units.
     """
     if environments < 1:
-        raise UserError(f"stream '{name}': repeats and environments must be > 0, got {repeats} and {environments}")
-    check_whole_steps(name, [units], environments, points)
+        raise UserError(f"stream '{name}': environments must be > 0, got {environments}")
     scored_on = "validation" if validation else "evaluation"
     made = tuple(
         ReinforcementTask(task, info, label=label, environments=environments, horizon=horizon, episodes=episodes, scored_on=scored_on)
         for task, label, info in columns_of(name, tasks, repeats=repeats, identity=identity, experience="interaction")
     )
+    if joint:
+        check_whole_steps(name, [units], environments * len(made), 1)
+    else:
+        check_whole_steps(name, [units], environments, points)
     stream = TaskStream(
         name=name if identity == "cued" else f"{name}-hidden",
         version=version,
         budget=budget,
         tasks=made,
-        phases=tuple(Phase((column,), units, points) for column in order_of(len(made), repeats, identity)),
+        phases=tuple(Phase((column,), units, points) for column in order_of(tasks, repeats, identity)),
         boundaries=boundaries,
         window=window,
         kind="metaworld-reinforcement",
@@ -131,4 +136,4 @@ def reinforcement_stream(
         },
         description=f"{len(tasks)} Meta-World tasks by reinforcement",
     )
-    return variant(stream, only=only, validation=validation)
+    return variant(stream, joint=joint, only=only, validation=validation)

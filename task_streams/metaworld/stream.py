@@ -70,7 +70,7 @@ def demonstration_stream(
         for task, label, info in columns
     )
     made, others = all_made[: len(columns) - len(held_out)], all_made[len(columns) - len(held_out) :]
-    phases = tuple(Phase((column,), units, points) for column in order_of(len(made), repeats, identity))
+    phases = tuple(Phase((column,), units, points) for column in order_of(tasks, repeats, identity))
     stream = TaskStream(
         name=_variant_name(name, cued, goal_steps),
         version=version,
@@ -102,14 +102,17 @@ def columns_of(
 ) -> list[tuple[str, str, TaskInfo]]:
     """Of each column of stream `name` the task, its label and what an agent is told; the `held_out` ones come last.
 
-    identity "cued": each of `repeats` visits is a column, and its one-hot ends an observation; "hidden": no cue, and visits share a column.
+    identity "cued": each visit is a column, and its one-hot ends an observation; "hidden": no cue, and visits to a task share a column.
+    A task is visited `repeats` times as often as it stands in `tasks`.
     """
     if identity not in ("cued", "hidden"):
         raise UserError(f"stream '{name}': identity must be cued or hidden, got '{identity}'")
     if repeats < 1:
         raise UserError(f"stream '{name}': repeats must be > 0, got {repeats}")
     cued = identity == "cued"
-    visits = [(task, task if visit == 0 else f"{task}-{visit + 1}") for visit in range(repeats if cued else 1) for task in tasks]
+    visited = [*tasks] * repeats if cued else [*dict.fromkeys(tasks)]
+    numbers = [visited[: place + 1].count(task) for place, task in enumerate(visited)]
+    visits = [(task, task if number == 1 else f"{task}-{number}") for task, number in zip(visited, numbers, strict=True)]
     named = [*visits, *((task, task) for task in held_out)]
     cues = len(named) if cued else 0
     return [
@@ -128,9 +131,12 @@ def columns_of(
     ]
 
 
-def order_of(columns: int, repeats: int, identity: str) -> list[int]:
+def order_of(tasks: Sequence[str], repeats: int, identity: str) -> list[int]:
     """The column that each phase trains."""
-    return list(range(columns)) * (1 if identity == "cued" else repeats)
+    if identity == "cued":
+        return list(range(len(tasks) * repeats))
+    columns = [*dict.fromkeys(tasks)]
+    return [columns.index(task) for task in tasks] * repeats
 
 
 def _variant_name(name: str, cued: bool, goal_steps: int | None) -> str:

@@ -1,4 +1,5 @@
-"""Two tiny worlds: actions that follow from the observation, and text in which a word is repeated with its symbols exchanged."""
+"""Three tiny worlds: actions that follow from the observation, text in which a word is repeated with its symbols exchanged, and a point
+to be named, for which an action is paid."""
 
 import io
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import torch
 
 from clbench import checkpoint, seeding
 from clbench.agents.composed import Composed
-from clbench.experience import Demonstrations, Text
+from clbench.experience import Demonstrations, Interaction, Text, Transition
 from clbench.interfaces import TaskInfo
 
 OBSERVATION, ACTION, TASKS = 5, 3, 2
@@ -68,6 +69,54 @@ def text(shift: int = 0, units: int = 0) -> Text:
     return experience
 
 
+SIDE, HORIZON = 4, 5  # environments side by side, steps of an episode
+
+
+class Aim:
+    """An observation names a point; an action near it (task 1: near its reflection) pays. Episodes of HORIZON steps end by the clock.
+
+    `cue`: the observation ends in the one-hot of the task.
+    """
+
+    def __init__(self, seed: int = 0, task: int = 0, *, cue: bool = False) -> None:
+        self.draws = np.random.default_rng(seed)
+        self.sign = -1.0 if task == 1 else 1.0
+        self.cue = np.tile(np.eye(TASKS)[task], (SIDE, 1)) if cue else np.zeros((SIDE, 0))
+        self.clock = np.zeros(SIDE, dtype=int)
+        self.point = self.draws.uniform(-0.7, 0.7, (SIDE, 2))
+        self.actions: list[np.ndarray] = []
+
+    @property
+    def observation(self) -> np.ndarray:
+        return np.concatenate([self.point, self.clock[:, None] / HORIZON, self.cue], axis=1).astype(np.float32)
+
+    def step(self, action: np.ndarray) -> Transition:
+        self.actions.append(np.array(action))
+        reward = -np.square(action - self.sign * self.point).sum(1)
+        self.clock = self.clock + 1
+        final, over = self.observation, self.clock == HORIZON
+        self.clock = np.where(over, 0, self.clock)
+        self.point = np.where(over[:, None], self.draws.uniform(-0.7, 0.7, (SIDE, 2)), self.point)
+        return Transition(reward, np.zeros(SIDE, dtype=bool), over, self.observation, final)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"clock": self.clock.copy(), "point": self.point.copy(), "draws": self.draws.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.clock, self.point = np.array(state["clock"]), np.array(state["point"])
+        self.draws.bit_generator.state = state["draws"]
+
+
+def aim_task(index: int = 0) -> TaskInfo:
+    return TaskInfo(index, TASKS, "interaction", 3 + TASKS, 2)
+
+
+def aiming(index: int = 0, units: int = 0) -> Interaction:
+    experience = Interaction(Aim(index, index, cue=True))
+    experience.meter.grant(units)
+    return experience
+
+
 MLP = {"kind": "mlp", "width": 16, "depth": 1}
 SMALL = {"width": 16, "layers": 1, "heads": 2}
 AGENTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -83,6 +132,11 @@ AGENTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"kind": "language-modelling", "batch_size": 8, "window": 5},
         {"kind": "transformer-xl", "segment_length": 4, "memory_length": 4, **SMALL},
     ),
+    "soft actor-critic": (
+        "control",
+        {"kind": "soft-actor-critic", "batch_size": 32, "capacity": 400, "start_steps": 16, "update_every": 8, "updates": 2, "n_step": 2},
+        {"kind": "mlp", "width": 16, "depth": 2},
+    ),
     "memories of others": (
         "text",
         {"kind": "language-modelling", "batch_size": 8, "contexts": 3, "contexts_from": 2, "tied": False},
@@ -92,6 +146,7 @@ AGENTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 SLICES = {
     "cloning steps": 32,
     "cloning windows": 32,
+    "soft actor-critic": 16,
     "whole examples": 8,
     "windows of text": 8,
     "memories of others": 8,
@@ -99,12 +154,13 @@ SLICES = {
 
 
 class World:
-    """Agents and experience of one of the four kinds in AGENTS."""
+    """Agents and experience of one of the kinds in AGENTS."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.kind, self.learner, self.backbone = AGENTS[name]
         self.slice = SLICES[name]
+        self.least = SIDE if self.kind == "control" else 1  # units that are spent at once
 
     def agent(
         self, methods: dict[str, Any] | None = None, seed: int = 0, backbone: dict[str, Any] | None = None, **learner: Any
@@ -115,10 +171,16 @@ class World:
         return Composed(self.task(0), seed, **{self.kind: section}, methods=methods, device="cpu")
 
     def task(self, index: int) -> TaskInfo:
-        return text_task() if self.kind == "text" else control_task(index)
+        return {"text": lambda _: text_task(), "control": aim_task, "demonstrations": control_task}[self.kind](index)
 
     def experience(self, index: int, units: int = 0) -> Any:
-        return text(index, units) if self.kind == "text" else demonstrations(index, units)
+        return {"text": text, "control": aiming, "demonstrations": demonstrations}[self.kind](index, units)
+
+    def observations(self, count: int) -> np.ndarray:
+        """(count, O) of task 0, where something is seen."""
+        if self.kind == "demonstrations":
+            return demonstrations(0, count).steps(count)[0]
+        return np.concatenate([Aim(seed, cue=True).observation for seed in range(count)])[:count]
 
     def live(self, agent: Composed, units: list[int], *, first: int = 0) -> Composed:
         """One phase for each number of units; the two tasks take turns."""

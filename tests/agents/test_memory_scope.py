@@ -161,13 +161,14 @@ def test_a_frozen_agent_that_was_saved_stays_frozen(windowed, through_a_file):
 
 
 def test_only_what_is_named_goes_on_learning(world):
-    learns = "embedding.*" if world.kind == "text" else "head.*"
+    learns = {"text": "embedding.*", "control": "actor.head.*", "demonstrations": "head.*"}[world.kind]
     methods = {"freeze": {"kind": "freeze", "after": 1, "learns": [learns]}}
     agent = world.live(world.agent(methods), [4 * world.slice])
     before = {name: weight.clone() for name, weight in world.weights(agent).items()}
     steps = agent.gradient_steps
     world.live(agent, [4 * world.slice], first=1)
     moved = {name for name, weight in world.weights(agent).items() if not torch.equal(before[name], weight)}
+    moved -= {name for name in moved if name.startswith("targets.")}  # which follow critics that stand still
     assert moved == {name for name in before if name.startswith(learns[:-1])}
     assert agent.gradient_steps > steps
 

@@ -8,44 +8,25 @@ import torch
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
 from clbench.agents.composed import Composed
-from clbench.agents.learners.soft_actor_critic import Transitions
+from clbench.agents.learners.transitions import Transitions
 from clbench.agents.methods.method import Chain
 from clbench.errors import UserError
-from clbench.experience import Interaction, Transition
+from clbench.experience import Interaction
 from clbench.interfaces import TaskInfo
 
-B, OBS, A, HORIZON = 4, 3, 2, 5
-SMALL = {"batch_size": 16, "capacity": 200, "start_steps": 20, "update_every": 8, "updates": 2}
+from .conftest import HORIZON, SIDE, Aim
 
-
-class Aim:
-    """An observation names a point; an action near it pays. Episodes of HORIZON steps end by the clock."""
-
-    def __init__(self, seed: int = 0) -> None:
-        self.draws = np.random.default_rng(seed)
-        self.clock = np.zeros(B, dtype=int)
-        self.point = self.draws.uniform(-0.7, 0.7, (B, A))
-        self.actions: list[np.ndarray] = []
-
-    @property
-    def observation(self) -> np.ndarray:
-        return np.concatenate([self.point, self.clock[:, None] / HORIZON], axis=1).astype(np.float32)
-
-    def step(self, action: np.ndarray) -> Transition:
-        self.actions.append(np.array(action))
-        reward = -np.square(action - self.point).sum(1)
-        self.clock = self.clock + 1
-        final, over = self.observation, self.clock == HORIZON
-        self.clock = np.where(over, 0, self.clock)
-        self.point = np.where(over[:, None], self.draws.uniform(-0.7, 0.7, (B, A)), self.point)
-        return Transition(reward, np.zeros(B, dtype=bool), over, self.observation, final)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"clock": self.clock.copy(), "point": self.point.copy(), "draws": self.draws.bit_generator.state}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.clock, self.point = np.array(state["clock"]), np.array(state["point"])
-        self.draws.bit_generator.state = state["draws"]
+B, OBS, A = SIDE, 3, 2
+SMALL = {
+    "batch_size": 16,
+    "capacity": 200,
+    "start_steps": 20,
+    "update_every": 8,
+    "updates": 2,
+    "n_step": 1,
+    "reward_scale": 1.0,
+    "initial_alpha": 1.0,
+}
 
 
 def task(index: int | None = None, tasks: int = 1) -> TaskInfo:
@@ -67,7 +48,7 @@ def lived(built: Composed, units: int, world: Any = None) -> Interaction:
 def batch(rows: int = 16, extra: int = 0) -> Transitions:
     torch.manual_seed(1)
     observation, following = torch.randn(rows, OBS + extra), torch.randn(rows, OBS + extra)
-    return Transitions(observation, torch.rand(rows, A) * 2 - 1, torch.randn(rows), (torch.rand(rows) < 0.5).float(), following)
+    return Transitions(observation, torch.rand(rows, A) * 2 - 1, torch.randn(rows), 0.8 * (torch.rand(rows) < 0.5).float(), following)
 
 
 def networks(built: Composed) -> Any:
@@ -89,7 +70,7 @@ def test_the_probability_of_an_action_is_that_of_a_squashed_normal() -> None:
 
 def test_an_update_is_the_one_of_the_definition() -> None:
     """The gradients of the three losses, each written out alone, at the old parameters; then the targets move by 1 - polyak."""
-    built, data = agent(polyak=0.9, discount=0.8), batch()
+    built, data = agent(polyak=0.9), batch()
     nets, learner = networks(built), built._learner
     for target in nets.targets.parameters():
         target.data.normal_(std=0.3)
@@ -101,7 +82,7 @@ def test_an_update_is_the_one_of_the_definition() -> None:
         then = nets.actor(data.following)
         rows = torch.cat([data.following, then.action], 1)
         least = torch.stack([c.head(c.trunk(rows[:, None], {}).hidden[:, 0])[:, 0] for c in nets.targets]).amin(0)
-        wanted = (data.reward + 0.8 * (1 - data.terminated) * (least - alpha * then.log_probability)).detach()
+        wanted = (data.reward + data.discount * (least - alpha * then.log_probability)).detach()
         rows = torch.cat([data.observation, data.action], 1)
         values = [c.head(c.trunk(rows[:, None], {}).hidden[:, 0])[:, 0] for c in nets.critics]
         critic = sum(0.5 * (value - wanted).square().mean() for value in values)
@@ -119,7 +100,7 @@ def test_an_update_is_the_one_of_the_definition() -> None:
 
     expected = by_hand()
     torch.manual_seed(3)
-    learner.update(data, Chain({}))
+    learner.improve(data, Chain({}))
     for name, gradient in expected.items():
         torch.testing.assert_close(dict(nets.named_parameters())[name].grad, gradient, atol=1e-6, rtol=1e-4)
     for (name, critic), target in zip(nets.critics.named_parameters(), nets.targets.parameters(), strict=True):
@@ -150,25 +131,25 @@ def test_what_is_kept_is_the_last_of_what_was_lived() -> None:
     world = Aim()
     lived(built, 24, world)
     learner = built._learner
-    kept = {tuple(row.tolist()) for row in learner._kept.action}
-    assert learner._filled == 10
+    kept = {tuple(row) for part in learner.own_items() for row in part.targets[:, 0, :A].tolist()}
+    assert learner.buffer.filled == 10
     assert kept == {tuple(row) for row in np.concatenate(world.actions).astype(np.float32)[-10:].tolist()}
     built.begin_task(task())
-    assert learner._filled == 0
+    assert learner.buffer.filled == 0
     other = agent(capacity=10, reset_buffer=False)
     lived(other, 24)
     other.begin_task(task())
-    assert other._learner._filled == 10
+    assert other._learner.buffer.filled == 10
 
 
 def test_what_the_clock_cuts_is_bootstrapped_from_the_last_observation() -> None:
     built = agent(start_steps=10**6)
     lived(built, B * HORIZON)
-    kept = built._learner._kept
-    assert kept is not None and not kept.terminated[: B * HORIZON].any()
-    last = kept.following[B * (HORIZON - 1) : B * HORIZON]
+    kept = built._learner.buffer.at(torch.arange(B * HORIZON))
+    assert torch.equal(kept.discount, torch.full((B * HORIZON,), 0.99))
+    last = kept.following[B * (HORIZON - 1) :]
     assert (last[:, 2] == 1.0).all()  # the clock of the episode that ended, and not of the next
-    assert torch.equal(last[:, :2], kept.observation[B * (HORIZON - 1) : B * HORIZON, :2])
+    assert torch.equal(last[:, :2], kept.observation[B * (HORIZON - 1) :, :2])
 
 
 def test_the_one_hot_picks_the_heads_and_is_hidden_from_the_trunks() -> None:
@@ -183,7 +164,7 @@ def test_the_one_hot_picks_the_heads_and_is_hidden_from_the_trunks() -> None:
     torch.testing.assert_close(nets.actor(mixed, noise[:3]).action, torch.stack([answers[n][n] for n in range(3)]))
     data = batch(extra=3)._replace(observation=shown[1].repeat(3, 1)[:16], following=shown[1].repeat(3, 1)[:16])
     before = nets.log_alpha.detach().clone(), nets.actor.head.weight.detach().clone().view(3, 2 * A, -1)
-    built._learner.update(data, Chain({}))
+    built._learner.improve(data, Chain({}))
     assert (nets.log_alpha.detach() != before[0]).tolist() == [False, True, False]
     moved = (nets.actor.head.weight.detach().view(3, 2 * A, -1) != before[1]).flatten(1).any(1)
     assert moved.tolist() == [False, True, False]
@@ -230,7 +211,7 @@ def test_it_learns_to_aim() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size, capacity and update_every must be at least 1"),
+        ({"batch_size": 0}, "batch_size, capacity, update_every and n_step must be at least 1"),
         ({"updates": -1}, "start_steps and updates at least 0"),
         ({"polyak": 1.5}, r"discount and polyak must lie in \[0, 1\]"),
         ({"initial_alpha": 0.0}, "must be > 0"),

@@ -114,7 +114,7 @@ def test_a_run_that_is_continued_anywhere_has_the_events_of_one_that_was_not() -
     ("options", "message"),
     [
         ({"units": 150}, "whole steps of 4 environments at each of 2 points, a multiple of 8; got 150"),
-        ({"environments": 0}, "repeats and environments must be > 0"),
+        ({"environments": 0}, "environments must be > 0, got 0"),
         ({"identity": "shown"}, "identity must be cued or hidden, got 'shown'"),
         ({"tasks": ["reech"]}, "Did you mean reach"),
         ({"episodes": 61}, r"episodes must be in 1..60, got 61"),

@@ -1,0 +1,115 @@
+"""The networks of soft actor-critic: an actor, two critics and their targets, with a head for each task where tasks are shown.
+
+Form and numbers are Continual World's (Wolczyk et al. 2021, arXiv:2105.10919, appendix A): the task picks the head and is hidden from the
+trunk; an action is tanh(mu + std * eps) with log std within [-20, 2].
+Shape letters: B rows, O observation, A action, N tasks, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..backbones.backbone import Backbone
+from ..backbones.state import State
+from .learner import BuildBackbone
+
+LOWEST, HIGHEST = -20.0, 2.0  # of log std
+
+
+class Acted(NamedTuple):
+    """What an actor does."""
+
+    action: Tensor  # (B, A)
+    log_probability: Tensor  # (B,)
+
+
+class Losses(NamedTuple):
+    """Of one batch, each ()."""
+
+    critic: Tensor
+    actor: Tensor
+    temperature: Tensor
+    entropy: Tensor
+    value: Tensor
+    alpha: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """Each part has gradients of its own parameters only."""
+        return self.critic + self.actor + self.temperature
+
+
+class Trunk(nn.Module):
+    """A backbone that does not see the task, and a head for each task; `tasks` 0: there is one, and nothing to hide."""
+
+    def __init__(self, backbone: Backbone, seen: int, tasks: int, outputs: int) -> None:
+        super().__init__()
+        self.trunk, self.seen, self.tasks, self.outputs = backbone, seen, tasks, outputs
+        self.head = nn.Linear(backbone.output_size, max(tasks, 1) * outputs)
+
+    def forward(self, x: Tensor, task: Tensor) -> Tensor:
+        """Outputs (B, outputs) of x (B, seen) and the task, one-hot (B, N)."""
+        out = self.head(self.trunk(x[:, None], {}).hidden[:, 0])
+        if self.tasks <= 1:
+            return out
+        return (out.view(len(x), self.tasks, self.outputs) * task[:, :, None]).sum(1)  # the others' gradients are 0, and exactly so
+
+
+class ActorNetwork(Trunk):
+    """Mean and log std of an action before it is squashed."""
+
+    def __init__(self, backbone: Backbone, seen: int, tasks: int, actions: int) -> None:
+        super().__init__(backbone, seen, tasks, 2 * actions)
+        self.actions = actions
+
+    def gaussian(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log std (B, A) before the tanh, at observation (B, O)."""
+        mean, log_std = super().forward(observation[:, : self.seen], observation[:, self.seen :]).chunk(2, dim=1)
+        return mean, log_std.clamp(LOWEST, HIGHEST)
+
+    def forward(self, observation: Tensor, noise: Tensor | None = None) -> Acted:  # type: ignore[override]
+        """What is done at observation (B, O), with noise (B, A); None: drawn here."""
+        mean, log_std = self.gaussian(observation)
+        noise = torch.randn_like(mean) if noise is None else noise
+        raw = mean + log_std.exp() * noise
+        log = (-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(1)
+        log = log - (2 * (math.log(2) - raw - functional.softplus(-2 * raw))).sum(1)
+        return Acted(raw.tanh(), log)
+
+
+class Critics(nn.ModuleList):
+    """What each of them expects (2, B) of x (B, seen) and the task, one-hot (B, N)."""
+
+    def forward(self, x: Tensor, task: Tensor) -> Tensor:
+        return torch.stack([critic(x, task)[:, 0] for critic in self])
+
+
+class SacNetworks(nn.Module):
+    """Actor, two critics, their targets, and the logarithm of a temperature for each task."""
+
+    def __init__(self, build: BuildBackbone, observation: int, actions: int, tasks: int, log_alpha: float) -> None:
+        super().__init__()
+        self.tasks, self.seen = tasks, observation - tasks
+        self.actor = ActorNetwork(build(self.seen), self.seen, tasks, actions)
+        self.critics = Critics(Trunk(build(self.seen + actions), self.seen + actions, tasks, 1) for _ in range(2))
+        self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.log_alpha = nn.Parameter(torch.full((max(tasks, 1),), log_alpha))
+
+    def initial_state(self, batch: int) -> State:
+        """No memory."""
+        return {}
+
+    def values(self, critics: Callable[..., Tensor], observation: Tensor, action: Tensor) -> Tensor:
+        """What `critics` expect (2, B); they are called with what is seen and done, and the task."""
+        return critics(torch.cat([observation[:, : self.seen], action], dim=1), observation[:, self.seen :])
+
+    def log_alphas(self, observation: Tensor) -> Tensor:
+        """Of each row's task, (B,)."""
+        return observation[:, self.seen :] @ self.log_alpha if self.tasks else self.log_alpha.expand(len(observation))
