@@ -28,6 +28,7 @@ COMMANDS = {
     "report": "write tables, figures and a site about runs",
     "leaderboard": "rebuild leaderboard.md from the submissions",
     "reproductions": "rebuild results/reproductions.md: what papers claim, run again",
+    "continual-world": "rebuild results/continual_world.md: our figures beside the published ones",
     "submit": "pack runs as a submission and validate it",
     "import": "turn the logs of another code base into runs",
     "benchmark": "measure the suite's own speed",
@@ -87,7 +88,7 @@ def _dispatch(words: list[str]) -> int:
     if command not in COMMANDS:
         raise unknown_name("command", command, COMMANDS, "clbench --help")
     words.remove(command)
-    module = import_module(f".commands.{command}{'_' if keyword.iskeyword(command) else ''}", __package__)
+    module = import_module(f".commands.{command.replace('-', '_')}{'_' if keyword.iskeyword(command) else ''}", __package__)
     parser = Parser(prog=f"clbench {command}", description=module.__doc__, allow_abbrev=False, formatter_class=_Format)
     module.add_arguments(parser)
     parser.add_argument("--quiet", action="store_true", help="say only what was asked for")
@@ -104,6 +105,6 @@ class _Format(argparse.RawDescriptionHelpFormatter):
 
 
 def _root() -> Parser:
-    lines = "\n".join(f"  {name:<15}{text}" for name, text in COMMANDS.items())
+    lines = "\n".join(f"  {name:<17}{text}" for name, text in COMMANDS.items())
     description = f"The benchmark suite for continual learning with memory.\n\ncommands:\n{lines}\n\n{EPILOG}"
     return Parser(prog="clbench", usage="clbench COMMAND [arguments]", description=description, formatter_class=_Format)

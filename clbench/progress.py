@@ -155,7 +155,9 @@ class RunProgress:
             return None
         tasks, phases, few = len(self.spec["tasks"]), self.spec["phases"], self.spec.get("few_shot")
         row = [len(p["columns"]) if self.spec["role"] == "single" else tasks for p in phases]
-        cells = tasks + sum(end + (p["points"] - 1) * len(p["columns"]) for p, end in zip(phases, row, strict=True))
+        wide = [*[1] * (len(phases) - 1), min(self.spec.get("window", 1), phases[-1]["points"])]  # rows of each phase that ask about all
+        ends = zip(phases, row, wide, strict=True)
+        cells = tasks + sum(rows * end + (p["points"] - rows) * len(p["columns"]) for p, end, rows in ends)
         copies = sum(few["draws"] if shots else 1 for shots in few["shots"]) * len(few["tasks"]) * len(few["after"]) if few else 0
         return {"learn": sum(p["units"] for p in phases), "eval": cells, "adapt": copies}
 

@@ -26,6 +26,8 @@ from .stream import TaskStream
 
 TRAIN_RECORDS_PER_PHASE = 50
 CHECKPOINT_SECONDS = 10.0
+SAVING_SHARE = 0.05
+"""Of the time, at most, that goes into saving between phases: what takes long to save is saved less often."""
 RESERVED = {"kind", "seq", "attempt", "utc", "t", "phase", "step", "task", "task_id", "seed_set", "shots", "draw", "score"}
 
 BuildAgent = Callable[[TaskInfo, int], Agent]
@@ -77,7 +79,7 @@ Moment = Evaluate | Adapt | Begin | Learn | End
 def moments(stream: TaskStream) -> list[Moment]:
     """The whole run in order. The row at a boundary comes after `end_task` and belongs to the phase that just ended.
 
-    A boundary asks about all tasks; in the reference run of a single task, about that one.
+    A boundary asks about all tasks, and so do the last `stream.window` rows of the run; in the reference run of a single task, about that.
     """
     everything = stream.phases[0].columns if stream.role == "single" else tuple(range(len(stream.tasks)))
     few = stream.few_shot
@@ -85,11 +87,12 @@ def moments(stream: TaskStream) -> list[Moment]:
     step = 0
     for number, phase in enumerate(stream.phases):
         plan.append(Begin(number))
-        for until in phase.stretches():
+        ends_run = number == len(stream.phases) - 1
+        for left, until in zip(range(phase.points - 1, -1, -1), phase.stretches(), strict=True):
             plan.append(Learn(number, until))
-            last = until == phase.units
-            plan += [End(number)] if last else []
-            plan.append(Evaluate(number, step + until, everything if last else phase.columns))
+            plan += [End(number)] if left == 0 else []
+            whole = left == 0 or (ends_run and left < stream.window)
+            plan.append(Evaluate(number, step + until, everything if whole else phase.columns))
         step += phase.units
         plan += _adaptations(stream, number) if few else []
     return plan
@@ -144,7 +147,7 @@ class Session:
         """Live through what is left of the stream, saving between moments: after each phase, and when the last save is long ago."""
         if self._position == 0 and self._log.seq == 0:
             self._log.numbered("run_start", run_key=self._run_key)
-        saved = time.monotonic()
+        saved, pause = time.monotonic(), seconds_between_saves
         while self._position < len(self._plan):
             moment = self._plan[self._position]
             self._live(moment)
@@ -152,9 +155,11 @@ class Session:
             if self._should_stop():
                 self._save(save)
                 raise Interrupted("interrupted; everything is saved, type the same command again to continue")
-            if save is not None and (isinstance(moment, End) or time.monotonic() - saved > seconds_between_saves):
+            if save is not None and (isinstance(moment, End) or time.monotonic() - saved > pause):
+                began = time.monotonic()
                 self._save(save)
                 saved = time.monotonic()
+                pause = seconds_between_saves and max(seconds_between_saves, (saved - began) / SAVING_SHARE)  # 0: after every moment
         self._log.numbered("run_end", units=sum(phase.units for phase in self._stream.phases), phases=len(self._stream.phases))
 
     def _live(self, moment: Moment) -> None:

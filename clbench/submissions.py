@@ -416,10 +416,12 @@ def schedule(manifest: Record, untrained: Sequence[int] | None = None) -> list[d
     for number, phase in enumerate(spec["phases"]):
         columns, units, points = phase["columns"], phase["units"], phase["points"]
         plan.append({"kind": "task_start", "phase": number, "tasks": columns, "task_ids": [tasks[n]["name"] for n in columns]})
+        ends_run = number == len(spec["phases"]) - 1
         for point in range(1, points + 1):
-            last = point == points
-            plan += [{"kind": "task_end", "phase": number, "tasks": columns, "units": units}] if last else []
-            plan += evaluations(number, step + units * point // points, everything if last else columns)
+            left = points - point
+            plan += [{"kind": "task_end", "phase": number, "tasks": columns, "units": units}] if left == 0 else []
+            whole = left == 0 or (ends_run and left < spec["window"])
+            plan += evaluations(number, step + units * point // points, everything if whole else columns)
         step += units
         plan += adaptations(number)
     return [*plan, {"kind": "run_end", "units": step, "phases": len(spec["phases"])}]

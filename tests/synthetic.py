@@ -148,10 +148,11 @@ def write_run(
     for number, phase in enumerate(lived.phases):
         names = [lived.tasks[n].name for n in phase.columns]
         log.numbered("task_start", phase=number, tasks=list(phase.columns), task_ids=names, unit="demonstration steps")
-        for until in phase.stretches():
+        ends_run = number == len(lived.phases) - 1
+        for left, until in zip(range(phase.points - 1, -1, -1), phase.stretches(), strict=True):
             log.train(phase=number, step=step + until)
-            last = until == phase.units
-            if last:
+            whole = left == 0 or (ends_run and left < lived.window)
+            if left == 0:
                 log.numbered(
                     "task_end",
                     phase=number,
@@ -175,7 +176,7 @@ def write_run(
                     peak_rss_bytes=200_000_000,
                     peak_device_bytes=None,
                 )
-            evaluate(number, step + until, everything if last and lived.role != "single" else phase.columns)
+            evaluate(number, step + until, everything if whole and lived.role != "single" else phase.columns)
         step += phase.units
         adapt(number)
     if done:

@@ -30,6 +30,14 @@ def test_the_reference_run_of_a_single_task_asks_about_that_task_only():
     assert plan == [Evaluate(-1, 0, (1,)), Begin(0), Learn(0, 128), Evaluate(0, 128, (1,)), Learn(0, 256), End(0), Evaluate(0, 256, (1,))]
 
 
+def test_the_last_rows_of_the_run_ask_about_all_tasks_where_a_window_averages_over_them(toy):
+    wide = replace(toy, phases=tuple(replace(phase, points=4) for phase in toy.phases), window=3)
+    asked = [(m.phase, m.step, m.columns) for m in moments(wide) if isinstance(m, Evaluate)]
+    everything = (0, 1, 2)
+    assert asked[1:5] == [(0, 64, (0,)), (0, 128, (0,)), (0, 192, (0,)), (0, 256, everything)]
+    assert asked[9:] == [(2, 576, (2,)), (2, 640, everything), (2, 704, everything), (2, 768, everything)]
+
+
 def test_cells_that_were_not_evaluated_are_nan_and_the_others_are_not(toy):
     matrix = run(strangers.Ridge, toy).matrix
     assert matrix.phase.tolist() == [-1, 0, 0, 1, 1, 2, 2]

@@ -10,7 +10,7 @@ Departures: AdamW without decay in place of Adam, whose moments begin anew with 
 side, and `updates` of the networks for every `update_every` environment steps: an eighth of an update for a step, where theirs makes one.
 What makes few updates go far: returns over `n_step` steps (as in Hessel et al. 2018, arXiv:1710.02298, not corrected for older actors'
 actions), and rewards times `reward_scale`, which brings values near what a fresh critic says. Theirs is n_step=1, reward_scale=1,
-initial_alpha=2.718, update_every=50, updates=50, and a trunk of four layers of 256 (`experiment=cw10-paper`).
+initial_alpha=2.718, update_every=50, updates=50, update_after=1000, and a trunk of four layers of 256 (`experiment=cw10-paper`).
 Not here: memory. A backbone with one is refused.
 Shape letters: B rows, O observation, A action, N tasks.
 """
@@ -62,8 +62,8 @@ def held_still(module: nn.Module) -> Generator[None]:
 class SoftActorCritic(ItemLearner):
     """Acts in all environments, keeps up to `capacity` steps, and updates from `batch_size` transitions.
 
-    The first `start_steps` environment steps of a task are not the actor's; updates begin with them full. `exploration`: they are "random",
-    or from the second task on the older heads' ("best-return"). `polyak`: what a target critic keeps of itself in an update.
+    The first `start_steps` environment steps of a task are not the actor's; `exploration`: they are "random", or from the second task on the
+    older heads' ("best-return"). Updates begin with `update_after` steps. `polyak`: what a target critic keeps of itself in an update.
     `initial_alpha`: the temperature before learning. `gradient_clip` holds for actor, critics and temperatures apart.
     `acts`: "mean" or "drawn", what a policy plays.
     """
@@ -92,6 +92,7 @@ class SoftActorCritic(ItemLearner):
         target_output_std: float = 0.089,
         initial_alpha: float = 0.1,
         start_steps: int = 10_000,
+        update_after: int = 10_000,
         exploration: str = "random",
         update_every: int = 64,
         updates: int = 8,
@@ -99,10 +100,10 @@ class SoftActorCritic(ItemLearner):
     ) -> None:
         settings = OptimizerSettings(learning_rate, warmup=warmup, gradient_clip=gradient_clip, reset=reset_optimizer, anneal=anneal)
         super().__init__(seed, device, settings)
-        if min(batch_size, capacity, update_every, n_step) < 1 or min(start_steps, updates) < 0:
+        if min(batch_size, capacity, update_every, n_step) < 1 or min(start_steps, update_after, updates) < 0:
             raise UserError(
-                "soft-actor-critic: batch_size, capacity, update_every and n_step must be at least 1, start_steps and updates at least 0, "
-                f"got {batch_size}, {capacity}, {update_every}, {n_step}, {start_steps}, {updates}"
+                "soft-actor-critic: batch_size, capacity, update_every and n_step must be at least 1, start_steps, update_after and updates "
+                f"at least 0, got {batch_size}, {capacity}, {update_every}, {n_step}, {start_steps}, {update_after} and {updates}"
             )
         if not (0 <= discount <= 1 and 0 <= polyak <= 1 and target_output_std > 0 and initial_alpha > 0 and reward_scale > 0):
             raise UserError(
@@ -117,7 +118,7 @@ class SoftActorCritic(ItemLearner):
             raise UserError(f"soft-actor-critic: expected a world of continuous actions, got one of {task.output_size} choices")
         self.actions, self.batch_size, self.reset_buffer = task.output_size, batch_size, reset_buffer
         self.polyak, self.reward_scale, self.acts = polyak, reward_scale, acts
-        self.start_steps, self.exploration = start_steps, exploration
+        self.start_steps, self.update_after, self.exploration = start_steps, update_after, exploration
         self.update_every, self.updates = update_every, updates
         self.target_entropy = task.output_size * math.log(target_output_std * math.sqrt(2 * math.pi * math.e))
         tasks = task.num_tasks if task.index is not None or task.num_tasks > 1 else 0  # in a joint phase the one-hot stands there too
@@ -156,7 +157,7 @@ class SoftActorCritic(ItemLearner):
                 self._act(experience)
                 while self._steps - self._updated >= self.update_every:
                     self._updated += self.update_every
-                    if self._steps >= self.start_steps and not self.frozen:
+                    if self._steps >= self.update_after and not self.frozen:
                         for _ in range(self.updates):
                             self._improve(hooks)
 

@@ -188,56 +188,21 @@ def _family_value(metric: Any, group: Sequence[LoadedRun], reference: Reference 
 def _continual_world(folders: Sequence[Path], as_json: bool, out: Output) -> int:
     """`cw.*` with intervals, for each method of each stream; for another program without the stream's name where there is one stream."""
     from ..loading import load_run
+    from ..report.continual_world import methods
 
     streams: dict[str, list[LoadedRun]] = defaultdict(list)
     for folder in folders:
         run = load_run(folder)
         streams[f"{run.family}/{run.budget}"].append(run)
-    measured = {stream: _methods(group, folders[0].absolute().parents[3]) for stream, group in sorted(streams.items())}
+    measured = {stream: methods(group, folders[0].absolute().parents[3]) for stream, group in sorted(streams.items())}
     if as_json:
         only = len(measured) == 1
-        out.json({name if only else f"{stream}/{name}": values for stream, methods in measured.items() for name, values in methods.items()})
+        out.json({name if only else f"{stream}/{name}": values for stream, found in measured.items() for name, values in found.items()})
         return 0
-    for stream, methods in measured.items():
-        rows = [(name, *(cell for value in values.values() for cell in _interval(value))) for name, values in methods.items()]
+    for stream, found in measured.items():
+        rows = [(name, *(cell for value in values.values() for cell in _interval(value))) for name, values in found.items()]
         out.table(("method", "performance", "90 %", "forgetting", "90 %", "forward transfer", "90 %"), rows, title=stream)
     return 0
-
-
-def _methods(group: Sequence[LoadedRun], results: Path) -> dict[str, dict[str, dict[str, float] | None]]:
-    """By method: sequential runs first, then those of all tasks at once, which have a performance only. Reference runs have no row."""
-    from .. import derived
-    from ..metrics import cw
-
-    sequential: dict[str, dict[str, Any]] = defaultdict(dict)
-    together: dict[str, dict[str, Any]] = defaultdict(dict)
-    alone: dict[str, Any] = {}
-    for run in group:
-        imported = run.manifest.get("imported")
-        key = imported["run_id"] if imported else f"{run.run_key} {run.origin}"
-        if run.role == "joint":
-            together[run.agent if imported else f"{run.agent} (joint)"][key] = run.matrix
-        elif run.role == "single":
-            alone |= {key: run.matrix} if imported else {}
-        else:
-            sequential[run.agent][key] = run.matrix
-    if not alone and (reference := derived.find_reference(group[0].manifest, results)) is not None:
-        alone = {f"{n:06d}": matrix for n, matrix in enumerate(reference.runs)}
-    rows: dict[str, dict[str, dict[str, float] | None]] = {}
-    for name, runs in sorted(sequential.items()):
-        rows[name] = {
-            "cw.performance": _estimate(cw.performance_interval(runs)),
-            "cw.forgetting": _estimate(cw.forgetting_interval(runs)),
-            "cw.forward_transfer": _estimate(cw.forward_transfer_interval(runs, alone)) if alone else None,
-        }
-    for name, estimate in cw.multi_task_rows(dict(sorted(together.items()))).items():
-        rows[name] = {"cw.performance": _estimate(estimate), "cw.forgetting": None, "cw.forward_transfer": None}
-    return rows
-
-
-def _estimate(estimate: Any) -> dict[str, float] | None:
-    value, low, high = estimate
-    return {"value": value, "lo": low, "hi": high} if all(map(math.isfinite, estimate)) else None
 
 
 def _interval(value: Mapping[str, float] | None) -> tuple[float | None, str | None]:

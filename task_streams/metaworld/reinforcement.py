@@ -112,16 +112,19 @@ def reinforcement_stream(
         ReinforcementTask(task, info, label=label, environments=environments, horizon=horizon, episodes=episodes, scored_on=scored_on)
         for task, label, info in columns_of(name, tasks, repeats=repeats, identity=identity, experience="interaction")
     )
+    order = order_of(tasks, repeats, identity)
     if joint:
-        check_whole_steps(name, [units], environments * len(made), 1)
+        check_whole_steps(name, [units * len(order)], environments * len(made), max(len(order), window))
     else:
         check_whole_steps(name, [units], environments, points)
+    if not 1 <= window <= points:
+        raise UserError(f"stream '{name}': window must be in 1..{points}, the points of a phase, got {window}")
     stream = TaskStream(
         name=name if identity == "cued" else f"{name}-hidden",
         version=version,
         budget=budget,
         tasks=made,
-        phases=tuple(Phase((column,), units, points) for column in order_of(tasks, repeats, identity)),
+        phases=tuple(Phase((column,), units, points) for column in order),
         boundaries=boundaries,
         window=window,
         kind="metaworld-reinforcement",

@@ -134,7 +134,16 @@ AGENTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "soft actor-critic": (
         "control",
-        {"kind": "soft-actor-critic", "batch_size": 32, "capacity": 400, "start_steps": 16, "update_every": 8, "updates": 2, "n_step": 2},
+        {
+            "kind": "soft-actor-critic",
+            "batch_size": 32,
+            "capacity": 400,
+            "start_steps": 16,
+            "update_after": 16,
+            "update_every": 8,
+            "updates": 2,
+            "n_step": 2,
+        },
         {"kind": "mlp", "width": 16, "depth": 2},
     ),
     "memories of others": (

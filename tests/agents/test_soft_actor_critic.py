@@ -9,6 +9,7 @@ from torch.distributions import Independent, Normal, TanhTransform, TransformedD
 
 from clbench.agents.composed import Composed
 from clbench.agents.learners.transitions import Transitions
+from clbench.agents.learners.written_gradients import Gradients, known
 from clbench.agents.methods.method import Chain
 from clbench.errors import UserError
 from clbench.experience import Interaction
@@ -21,6 +22,7 @@ SMALL = {
     "batch_size": 16,
     "capacity": 200,
     "start_steps": 20,
+    "update_after": 20,
     "update_every": 8,
     "updates": 2,
     "n_step": 1,
@@ -108,13 +110,152 @@ def test_an_update_is_the_one_of_the_definition() -> None:
         torch.testing.assert_close(target, 0.9 * before[f"targets.{name}"] + 0.1 * critic)
 
 
+@pytest.mark.parametrize("tasks", [0, 1, 3])
+@pytest.mark.parametrize("norm_all", [False, True])
+def test_the_gradients_written_out_are_those_of_the_losses(tasks: int, norm_all: bool) -> None:
+    """Of all tasks in one batch, with temperatures of their own, and a head far enough out that its log std is clipped."""
+    info = task(0, tasks) if tasks else task()
+    section = {
+        "learner": {"kind": "soft-actor-critic", **SMALL},
+        "backbone": {"kind": "mlp", "width": 16, "depth": 3, "norm_all": norm_all},
+    }
+    learner = Composed(info, 0, control=section, device="cpu")._learner
+    nets, rows = learner.networks, 24
+    data = batch(rows)
+    cue = torch.eye(tasks)[torch.arange(rows) % tasks] if tasks else torch.zeros(rows, 0)
+    data = data._replace(observation=torch.cat([data.observation, cue], 1), following=torch.cat([data.following, cue], 1))
+    with torch.no_grad():
+        nets.log_alpha.uniform_(-1, 1)
+        nets.actor.head.bias[-1] = 2.05  # about half of the rows are clipped
+    assert known(nets)
+    torch.manual_seed(4)
+    expected = learner._losses(data)
+    weights = {name: weight for name, weight in nets.named_parameters() if weight.requires_grad}
+    wanted = dict(zip(weights, torch.autograd.grad(expected.total, list(weights.values())), strict=True))
+    torch.manual_seed(4)
+    found = Gradients(nets).leave(data, learner.reward_scale, learner.target_entropy)
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight.grad, wanted[name], atol=1e-6, rtol=1e-4)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other.detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_trunks_that_are_not_written_out_learn_all_the_same() -> None:
+    built, data = agent(), batch()
+    built._learner.networks.actor.trunk.__class__ = type("Other", (type(built._learner.networks.actor.trunk),), {})
+    assert not known(networks(built))
+    twin = agent()
+    for one in (built, twin):
+        torch.manual_seed(3)
+        one._learner.improve(data, Chain({}))
+    for one, other in zip(networks(built).parameters(), networks(twin).parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-6, rtol=1e-4)
+
+
+def test_a_clip_holds_for_actor_critics_and_temperatures_apart() -> None:
+    built = agent(gradient_clip=1e-3)
+    built._learner.improve(batch(), Chain({}))
+    nets = networks(built)
+    for part in (nets.actor.parameters(), nets.critics.parameters(), [nets.log_alpha]):
+        length = torch.cat([weight.grad.flatten() for weight in part]).norm()
+        assert length.item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_rewards_are_scaled_in_the_loss_and_kept_as_they_are() -> None:
+    built, plain, data = agent(reward_scale=0.5), agent(), batch()
+    for one, rewards in ((built, data.reward), (plain, 0.5 * data.reward)):
+        torch.manual_seed(3)
+        one._learner.improve(data._replace(reward=rewards), Chain({}))
+    pairs = zip(networks(built).parameters(), networks(plain).parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def headed(exploration: str) -> Composed:
+    """Heads 0 and 1 of three are learned: 0 says about (-1, -1), 1 says about (1, 1)."""
+    built = agent(task(0, 3), exploration=exploration, start_steps=40, update_after=40)
+    learner = built._learner
+    with torch.no_grad():
+        head = learner.networks.actor.head
+        head.weight.zero_()
+        head.bias.view(3, 2, A)[:, 1] = -5.0
+        head.bias.view(3, 2, A)[:, 0] = torch.tensor([[-3.0] * A, [3.0] * A, [0.0] * A])
+    learner._learned[:2] = True
+    built.begin_task(task(2, 3))
+    return built
+
+
+class Three(Aim):
+    """Episodes of task 2 of three, in which going up pays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cue = np.tile(np.eye(3)[2], (B, 1))
+
+    def step(self, action: np.ndarray) -> Any:
+        return super().step(action)._replace(reward=action.sum(1))
+
+
+def test_the_best_of_the_older_heads_explores_a_new_task() -> None:
+    world = Three()
+    lived(headed("best-return"), 40, world)
+    signs = np.sign(np.stack(world.actions)).astype(int)  # (10, B, A)
+    assert (signs[:HORIZON] == np.array([-1, 1, -1, 1])[:, None]).all()  # each head in two environments, for an episode
+    assert (signs[HORIZON:] == 1).all()
+    plain = Three()
+    lived(headed("random"), 40, plain)
+    assert len({tuple(row) for row in np.sign(np.concatenate(plain.actions)).astype(int).tolist()}) == 4
+
+
+def test_a_trial_that_is_stopped_goes_on(through_a_file: Any) -> None:
+    built, world = headed("best-return"), Three()
+    experience = lived(built, 12, world)
+    again = headed("best-return")
+    again.load_state_dict(through_a_file(built.state_dict()))
+    place = Interaction(Three())
+    place.load_state_dict(through_a_file(experience.state_dict()))
+    for one, where in ((built, experience), (again, place)):
+        where.meter.grant(28)
+        one.learn(where)
+    assert np.array_equal(np.stack(world.actions)[3:], np.stack(place._world.actions))
+
+
+def test_heads_are_learned_once_they_were_updated() -> None:
+    built = agent(task(0, 3), exploration="best-return")
+    built.begin_task(task(0, 3))
+    assert built._learner._past == []
+    data = batch(extra=3)
+    cue = torch.eye(3)[torch.tensor([0, 2] * 8)]
+    data = data._replace(observation=torch.cat([data.observation[:, :OBS], cue], 1), following=torch.cat([data.following[:, :OBS], cue], 1))
+    built._learner.improve(data, Chain({}))
+    built.begin_task(task(1, 3))
+    assert built._learner._past == [0, 2]
+
+
+def test_in_a_joint_phase_every_environment_updates_its_own_head() -> None:
+    info = TaskInfo(None, 3, "interaction", OBS + 3, A)  # as a stream tells of a joint phase
+    built = agent(info, start_steps=0, update_after=0, batch_size=64)
+    worlds = []
+    for number in range(3):
+        world = Aim(seed=number)
+        world.cue = np.tile(np.eye(3)[number], (B, 1))
+        worlds.append(Interaction(world))
+    joint = Interaction.joint(worlds, 0)
+    assert joint.observation.shape == (3 * B, OBS + 3)
+    joint.meter.grant(3 * B * 6)
+    before = networks(built).actor.head.weight.detach().clone()
+    built.learn(joint)
+    moved = (networks(built).actor.head.weight.detach() != before).view(3, -1).any(1)
+    assert moved.tolist() == [True] * 3 and built._learner._learned.tolist() == [True] * 3
+    assert len({len(world._world.actions) for world in worlds}) == 1
+
+
 def test_the_entropy_to_be_reached_is_continual_worlds() -> None:
     info = TaskInfo(None, 1, "interaction", OBS, 4)
     assert agent(info)._learner.target_entropy == pytest.approx(-4.0007, abs=1e-4)
 
 
 def test_the_first_steps_are_random_and_updates_follow_the_steps() -> None:
-    built, world = agent(start_steps=40), Aim()
+    built, world = agent(start_steps=40, update_after=40), Aim()
     lived(built, 36, world)
     assert built.gradient_steps == 0
     drawn = np.concatenate(world.actions)
@@ -124,6 +265,9 @@ def test_the_first_steps_are_random_and_updates_follow_the_steps() -> None:
     built.begin_task(task())
     lived(built, 36, world)
     assert built.gradient_steps == 16  # random again
+    early = agent(start_steps=40, update_after=16)
+    lived(early, 36)
+    assert early.gradient_steps == 2 * 3  # at 16, 24 and 32
 
 
 def test_what_is_kept_is_the_last_of_what_was_lived() -> None:
@@ -197,7 +341,7 @@ def test_an_answer_depends_on_its_row_and_step_alone(acts: str) -> None:
 
 
 def test_it_learns_to_aim() -> None:
-    built = agent(learning_rate=3e-3, start_steps=200, updates=4, capacity=5000, batch_size=64, discount=0.5)
+    built = agent(learning_rate=3e-3, start_steps=200, update_after=200, updates=4, capacity=5000, batch_size=64, discount=0.5)
     built.begin_task(task())
     lived(built, 3000)
     points = np.random.default_rng(5).uniform(-0.7, 0.7, (64, A))
@@ -212,10 +356,13 @@ def test_it_learns_to_aim() -> None:
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size, capacity, update_every and n_step must be at least 1"),
-        ({"updates": -1}, "start_steps and updates at least 0"),
+        ({"updates": -1}, "start_steps, update_after and updates at least 0"),
         ({"polyak": 1.5}, r"discount and polyak must lie in \[0, 1\]"),
         ({"initial_alpha": 0.0}, "must be > 0"),
         ({"acts": "best"}, "acts must be mean or drawn, got 'best'"),
+        ({"n_step": 0}, "n_step must be at least 1"),
+        ({"reward_scale": 0.0}, "reward_scale must be > 0"),
+        ({"exploration": "best"}, "exploration must be random or best-return, got 'best'"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

@@ -84,7 +84,7 @@ def test_the_score_is_success_on_positions_that_training_never_has() -> None:
 def run(agent_seed: int, should_stop: Any = lambda: False, state: Any = None, saved: list[Any] | None = None) -> list[str]:
     from clbench.agents.composed import Composed
 
-    options = {"batch_size": 8, "capacity": 500, "start_steps": 40, "update_every": 16, "updates": 1}
+    options = {"batch_size": 8, "capacity": 500, "start_steps": 40, "update_after": 40, "update_every": 16, "updates": 1}
     section = {"learner": {"kind": "soft-actor-critic", **options}, "backbone": {"kind": "mlp", "width": 8, "depth": 1}}
     sink = MemorySink()
     session = Session(lambda task, seed: Composed(task, seed, control=section, device="cpu"), stream(), agent_seed, EventLog(sink))

@@ -1,0 +1,100 @@
+"""The page of Continual World: our runs by its formulas, what a task alone takes, published figures as they were printed."""
+
+from dataclasses import replace
+
+import pytest
+
+from clbench.errors import ValidationError
+from clbench.report.continual_world import KIND, PAGE, PUBLISHED, generate, page
+from clbench.submissions import pack, pack_reference
+
+from .synthetic import stream, write_run
+
+OPTIONS = {"environments": 8, "horizon": 200, "rewards": "v2", "metaworld": "3.1.1", "mujoco": "3.3.0", "episodes": 50}
+WORDS = {"team": "lab", "date": "2026-11-01", "tuning": "none", "notes": ""}
+
+
+def acting(**changes):
+    return replace(stream(("reach", "push"), points=5, shots=False, **changes), kind=KIND, options=OPTIONS)
+
+
+def score(phase, step, column):
+    """Reach: 0.5 and then all; at once 0.2 when push is learned, of which 0.9 is learned. Push: 0 before."""
+    if column == 0:
+        return {-1: 0.0, 0: 0.5 if step < 600 else 1.0, 1: 0.2}[phase]
+    return 0.9 if phase == 1 else 0.0
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    root = tmp_path_factory.mktemp("page")
+    results = root / "results"
+    runs = [write_run(root / "runs", acting(), "ewc", seed, score) for seed in range(3)]
+    pack(runs, results / "submissions", **WORDS)
+    other = [write_run(root / "runs", stream(shots=False), "random", seed, lambda *_: 0.5) for seed in range(3)]
+    pack(other, results / "submissions", **WORDS)  # not learned by acting: no business of this page
+    alone = [
+        write_run(root / "alone", acting(role="single", only=only), "fine-tuning", seed, level, seconds=120.0)
+        for only, level in enumerate((score, lambda phase, step, column: 0.6 if phase == 0 else 0.0))
+        for seed in range(3)
+    ]
+    pack_reference(alone, results / "references", name="fine-tuning", date="2026-11-01")
+    (results / "published").mkdir()
+    figures = [
+        ("paper", "CW10", "A", "20", "cw.performance", "0.2", "0.1", "0.3", "90%", "yes"),
+        ("paper", "CW10", "B", "20", "cw.performance", "0.25", "0.1", "0.3", "90%", "yes"),
+        ("paper", "CW10", "A", "20", "cw.forgetting", "-0.001", "", "", "none", "yes"),
+        ("paper", "CW10", "A", "1", '"cw.performance, seed 1"', "0.3", "", "", "none", "yes"),
+        ("paper", "CW10", "A", "20", '"final success, hammer"', "0.8", "", "", "none", "yes"),
+        ("blog", "CW20", "A", "", "cw.performance", "0.5", "", "", "none", "no"),
+    ]
+    lines = [",".join(PUBLISHED), *(",".join([source, stream, "v1", *rest]) for source, stream, *rest in figures)]
+    (results / "published" / "paper.csv").write_text("\n".join(lines) + "\n")
+    return results
+
+
+def test_our_runs_stand_under_their_conditions_and_others_do_not(results):
+    text = page(results)
+    assert "### steps@1, budget smoke" in text and "reach, push" in text and "1,000 environment steps a task in 8 environments" in text
+    assert "| ewc | 3 |" in text and "drawer" not in text
+
+
+def test_the_last_rows_of_all_tasks_make_the_numbers(results, tmp_path):
+    """Performance (0.2 + 0.9) / 2; reach had 0.5, 0.5, 1, 1, 1 in its window: forgetting (0.8 - 0.2) / 2; transfer against 0.8 and 0.6."""
+    wide = replace(acting(), window=5)
+    runs = [write_run(tmp_path / "runs", wide, "ewc", seed, score) for seed in range(3)]
+    pack(runs, tmp_path / "results" / "submissions", **WORDS)
+    row = next(line for line in page(tmp_path / "results").splitlines() if line.startswith("| ewc"))
+    assert row.split(" | ")[2:5] == ["0.550 [0.550, 0.550]", "0.300 [0.300, 0.300]", "–"]
+
+
+def test_what_a_task_alone_takes_is_told_run_by_run(results):
+    text = page(results)
+    assert "| reach | 3 | 3 of 3 | 600, 600, 600 | 1.000, 1.000, 1.000 | 2.5, 2.5, 2.5 |" in text
+    assert "| push | 3 | 0 of 3 | never (best 0.600), never (best 0.600), never (best 0.600) |" in text
+
+
+def test_published_figures_stand_as_they_were_printed(results):
+    text = page(results)
+    assert "### CW10, Meta-World v1 (published)" in text and "- Source: paper\n" in text
+    assert "| A | 20 | 0.20 [0.10, 0.30] | 0.00 |" in text and "| B | 20 | 0.25 [0.10, 0.30] | – |" in text
+    assert "| A | 20 | 0.80 |" in text and "1 figures of single runs stand in [published/paper.csv]" in text
+    assert "- Source: blog; second-hand, not checked against it" in text
+
+
+def test_a_page_that_differs_is_found_and_one_that_does_not_is_left_alone(results, tmp_path):
+    assert generate(results) and not generate(results) and not generate(results, check=True)
+    (results / PAGE).write_text((results / PAGE).read_text().replace("0.20", "0.21"))
+    with pytest.raises(ValidationError, match=r"continual_world\.md is not what its files say; rebuild it with: clbench continual-world"):
+        generate(results, check=True)
+    assert "0.21" in (results / PAGE).read_text()
+    assert generate(results)
+
+
+def test_a_file_of_other_columns_is_refused(tmp_path):
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "x.csv").write_text("method,value\nA,0.5\n")
+    with pytest.raises(ValidationError, match=r"x\.csv: expected the columns source, stream, .*, found method, value"):
+        page(tmp_path)
+    (tmp_path / "published" / "x.csv").unlink()
+    assert "No runs yet." in page(tmp_path)
