@@ -62,8 +62,8 @@ def held_still(module: nn.Module) -> Generator[None]:
 class SoftActorCritic(ItemLearner):
     """Acts in all environments, keeps up to `capacity` steps, and updates from `batch_size` transitions.
 
-    The first `start_steps` environment steps of a task are not the actor's; `exploration`: they are "random", or from the second task on the
-    older heads' ("best-return"). Updates begin with `update_after` steps. `polyak`: what a target critic keeps of itself in an update.
+    The first `start_steps` environment steps of a task are not the actor's; `exploration`: they are "random", or from the second task on
+    the older heads' ("best-return"). Updates begin with `update_after` steps. `polyak`: what a target critic keeps of itself in an update.
     `initial_alpha`: the temperature before learning. `gradient_clip` holds for actor, critics and temperatures apart.
     `acts`: "mean" or "drawn", what a policy plays.
     """
@@ -102,8 +102,8 @@ class SoftActorCritic(ItemLearner):
         super().__init__(seed, device, settings)
         if min(batch_size, capacity, update_every, n_step) < 1 or min(start_steps, update_after, updates) < 0:
             raise UserError(
-                "soft-actor-critic: batch_size, capacity, update_every and n_step must be at least 1, start_steps, update_after and updates "
-                f"at least 0, got {batch_size}, {capacity}, {update_every}, {n_step}, {start_steps}, {update_after} and {updates}"
+                "soft-actor-critic: batch_size, capacity, update_every and n_step must be at least 1, start_steps, update_after and "
+                f"updates at least 0, got {batch_size}, {capacity}, {update_every}, {n_step}, {start_steps}, {update_after} and {updates}"
             )
         if not (0 <= discount <= 1 and 0 <= polyak <= 1 and target_output_std > 0 and initial_alpha > 0 and reward_scale > 0):
             raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,52 @@ def test_an_observation_ends_with_the_one_hot_of_its_task() -> None:
     assert hidden.tasks[0].experience(0).observation.shape == (4, 39)
     assert [task.name for task in stream(repeats=2).tasks] == ["reach", "window-close", "reach-2", "window-close-2"]
     assert [phase.columns for phase in stream(repeats=2, identity="hidden").phases] == [(0,), (1,), (0,), (1,)]
+
+
+def test_a_task_that_stands_twice_in_the_list_is_visited_twice() -> None:
+    twice = stream(tasks=["reach", "window-close", "reach"])
+    assert [task.name for task in twice.tasks] == ["reach", "window-close", "reach-2"]
+    assert [phase.columns for phase in twice.phases] == [(0,), (1,), (2,)]
+    hidden = stream(tasks=["reach", "window-close", "reach"], identity="hidden", repeats=2)
+    assert [task.name for task in hidden.tasks] == ["reach", "window-close"]
+    assert [phase.columns for phase in hidden.phases] == [(0,), (1,), (0,)] * 2
+
+
+def test_in_a_joint_phase_the_environments_of_all_tasks_stand_side_by_side() -> None:
+    made = stream(joint=True)
+    assert made.name == "few-joint" and made.role == "joint" and [phase.columns for phase in made.phases] == [(0, 1)]
+    assert made.phases[0].units == 320 and made.info(0).index is None and made.info(0).num_tasks == 2
+    parts = [task.experience(number) for number, task in enumerate(made.tasks)]
+    joint = type(parts[0]).joint(parts, 0)
+    joint.meter.grant(400)
+    seen = joint.observation
+    assert seen.shape == (8, 41) and (seen[:4, 39:] == [1, 0]).all() and (seen[4:, 39:] == [0, 1]).all()
+    apart = [task.experience(number) for number, task in enumerate(made.tasks)]
+    for one in apart:
+        one.meter.grant(200)
+    draws = np.random.default_rng(0)
+    for step in range(25):  # over the end of an episode
+        actions = draws.uniform(-1, 1, (8, 4))
+        together, single = joint.step(actions), [one.step(actions[4 * n : 4 * n + 4]) for n, one in enumerate(apart)]
+        for column, parts_of in zip(together, zip(*single, strict=True), strict=True):
+            assert np.array_equal(column, np.concatenate(parts_of)), step
+    assert joint.remaining == 400 - 25 * 8
+    other = type(parts[0]).joint([task.experience(9) for task in made.tasks], 0)
+    other.load_state_dict(pickle.loads(pickle.dumps(joint.state_dict())))
+    assert np.array_equal(other.observation, joint.observation)
+
+
+def test_triplets_and_the_ten_twice_are_there_as_published() -> None:
+    import yaml
+
+    folder = Path(__file__).parent.parent.parent / "configs" / "stream"
+    ten = yaml.safe_load((folder / "cw10.yaml").read_text())["tasks"]
+    assert len(set(ten)) == 10
+    for number in range(8):
+        values = yaml.safe_load((folder / f"cw3-{number}.yaml").read_text())
+        assert set(values["tasks"]) <= set(ten) and len(values["tasks"]) == 3 and values["name"] == f"cw3-{number}"
+    twenty = yaml.safe_load((folder / "cw20.yaml").read_text())
+    assert twenty["tasks"] == ten and twenty["repeats"] == 2
 
 
 def test_steps_are_paid_for_all_environments_and_episodes_end_by_the_clock() -> None:
@@ -118,6 +165,9 @@ def test_a_run_that_is_continued_anywhere_has_the_events_of_one_that_was_not() -
         ({"identity": "shown"}, "identity must be cued or hidden, got 'shown'"),
         ({"tasks": ["reech"]}, "Did you mean reach"),
         ({"episodes": 61}, r"episodes must be in 1..60, got 61"),
+        ({"window": 3}, r"window must be in 1..2, the points of a phase, got 3"),
+        ({"joint": True, "units": 164, "points": 1}, "whole steps of 8 environments at each of 2 points, a multiple of 16; got 328"),
+        ({"joint": True, "only": 0}, "joint and only exclude each other"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
