@@ -7,7 +7,7 @@ each task; where the stream shows the task, its one-hot picks the heads of actor
 that the clock cuts are bootstrapped. Transitions of earlier tasks are forgotten (`reset_buffer`). A method holds the actor's trunk.
 
 Departures: AdamW without decay in place of Adam, whose moments begin anew with a task, step count included; many environments side by
-side, and `updates` of the networks for every `update_every` environment steps: an eighth of an update for a step, where theirs makes one.
+side, and `updates` of the networks for every `update_every` environment steps: a quarter of an update for a step, where theirs makes one.
 What makes few updates go far: returns over `n_step` steps (as in Hessel et al. 2018, arXiv:1710.02298, not corrected for older actors'
 actions), and rewards times `reward_scale`, which brings values near what a fresh critic says. Theirs is n_step=1, reward_scale=1,
 initial_alpha=2.718, update_every=50, updates=50, update_after=1000, and a trunk of four layers of 256 (`experiment=cw10-paper`).
@@ -95,7 +95,7 @@ class SoftActorCritic(ItemLearner):
         update_after: int = 10_000,
         exploration: str = "random",
         update_every: int = 64,
-        updates: int = 8,
+        updates: int = 16,
         acts: str = "mean",
     ) -> None:
         settings = OptimizerSettings(learning_rate, warmup=warmup, gradient_clip=gradient_clip, reset=reset_optimizer, anneal=anneal)
