@@ -6,6 +6,7 @@ Shape letters: B batch or lanes, T time, O observation, A action, V vocabulary.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -69,6 +70,7 @@ class Experience:
 
     def __init__(self) -> None:
         self.meter = Meter(self.unit)
+        self.seconds = 0.0  # that a world took to step, of the time in which an agent learns from it
 
     @property
     def remaining(self) -> int:
@@ -134,7 +136,10 @@ class Interaction(Experience):
         if not np.all(np.isfinite(action)):
             raise ContractError("step: the agent's action is not finite (NaN or infinite)")
         self.meter.spend(batch, f"step of {batch} environments")
-        return self._world.step(action)
+        began = time.perf_counter()
+        transition = self._world.step(action)
+        self.seconds += time.perf_counter() - began
+        return transition
 
     @classmethod
     def joint(cls, parts: Sequence[Any], seed: int) -> Interaction:

@@ -105,9 +105,11 @@ def _adaptations(stream: TaskStream, phase: int) -> list[Moment]:
 
 @dataclass
 class Clock:
-    """Seconds spent by purpose, summed over attempts."""
+    """Seconds spent by purpose, summed over attempts; `world` is the part of `learn` in which a world stepped."""
 
-    seconds: dict[str, float] = field(default_factory=lambda: {"prepare": 0.0, "learn": 0.0, "evaluate": 0.0, "adapt": 0.0, "save": 0.0})
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"prepare": 0.0, "learn": 0.0, "world": 0.0, "evaluate": 0.0, "adapt": 0.0, "save": 0.0}
+    )
 
     @contextmanager
     def measure(self, purpose: str) -> Generator[None]:
@@ -220,8 +222,10 @@ class Session:
         experience = self._experience
         assert experience is not None
         experience.meter.grant(moment.until - experience.meter.granted)
+        before = experience.seconds
         with self._clock.measure("learn"):
             self.spend(self.agent, experience, f"phase {moment.phase}")
+        self._clock.seconds["world"] += experience.seconds - before
 
     @staticmethod
     def spend(agent: Agent, experience: Experience, where: str) -> None:

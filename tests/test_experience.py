@@ -1,8 +1,10 @@
+import time
+
 import numpy as np
 import pytest
 
 from clbench.errors import ContractError
-from clbench.experience import Demonstrations, JointSource, Text
+from clbench.experience import Demonstrations, Interaction, JointSource, Text, Transition
 
 
 def episodes():
@@ -141,3 +143,46 @@ def test_a_saved_experience_goes_on_as_if_it_had_never_stopped(make):
     for _ in range(5):
         assert all(np.array_equal(a, b) for a, b in zip(take(one), take(other), strict=True))
     assert one.remaining == other.remaining
+
+
+class Still:
+    """A world of `count` environments in which nothing happens, which takes a hundredth of a second."""
+
+    def __init__(self, count, first):
+        self.observation = np.arange(first, first + count, dtype=np.float32)[:, None]
+        self.actions = []
+
+    def step(self, action):
+        time.sleep(0.01)
+        self.actions.append(action)
+        never = np.zeros(len(action), dtype=bool)
+        return Transition(self.observation[:, 0], never, never, self.observation, self.observation)
+
+    def state_dict(self):
+        return {"made": len(self.actions)}
+
+    def load_state_dict(self, state):
+        self.actions = [None] * state["made"]
+
+
+def test_joint_worlds_stand_side_by_side():
+    worlds = [Still(2, 0), Still(3, 10)]
+    joint = Interaction.joint([Interaction(world) for world in worlds], 0)
+    joint.meter.grant(12)
+    assert joint.observation[:, 0].tolist() == [0, 1, 10, 11, 12]
+    transition = joint.step(np.arange(5.0)[:, None])
+    assert transition.reward.tolist() == [0, 1, 10, 11, 12] and joint.remaining == 7
+    assert [world.actions[0][:, 0].tolist() for world in worlds] == [[0, 1], [2, 3, 4]]
+    with pytest.raises(ContractError, match=r"expected actions \(5, A\), got \(2, 1\)"):
+        joint.step(np.zeros((2, 1)))
+    other = Interaction.joint([Interaction(Still(2, 0)), Interaction(Still(3, 10))], 0)
+    other.load_state_dict(joint.state_dict())
+    assert other.remaining == 7 and [len(world.actions) for world in other._world._worlds] == [1, 1]
+
+
+def test_the_time_that_a_world_takes_is_measured():
+    experience = Interaction(Still(2, 0))
+    experience.meter.grant(6)
+    for _ in range(3):
+        experience.step(np.zeros((2, 1)))
+    assert 0.03 <= experience.seconds < 1.0

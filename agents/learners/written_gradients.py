@@ -22,9 +22,13 @@ _LAYERS = torch.ops.aten  # backward passes of single layers
 LOG_NORMAL = 0.5 * math.log(2 * math.pi) + 2 * math.log(2)
 
 
+KNOWN = (nn.Linear, nn.LayerNorm, nn.Tanh, nn.LeakyReLU)
+
+
 def known(networks: SacNetworks) -> bool:
-    """Whether the trunks are such."""
-    return all(type(part.trunk) is MLP for part in (networks.actor, *networks.critics))
+    """Whether the trunks are such, of layers as they come and heads of such layers."""
+    parts = (networks.actor, *networks.critics)
+    return all(type(part.trunk) is MLP for part in parts) and all(type(layer) in KNOWN for part in parts for layer in _layers(part))
 
 
 class Pass(NamedTuple):

@@ -29,6 +29,7 @@ from .leaderboard import escape
 from .tables import hours
 
 KIND = "metaworld-reinforcement"
+PURPOSES = ("updates and acting", "simulation", "evaluation", "all else")
 LEARNED = 0.8
 """The success from which a task counts as learned."""
 PAGE = "continual_world.md"
@@ -212,7 +213,21 @@ def _curve(run: LoadedRun) -> Curve:
 
 
 def _hours(runs: Sequence[LoadedRun]) -> str:
-    return amount(float(np.mean([hours(derived.costs(run.events)) for run in runs])), "h")
+    """Of a run, on the average; and what of its whole time went into what, where runs say it."""
+    mean = amount(float(np.mean([hours(derived.costs(run.events)) for run in runs])), "h")
+    spent = [found for run in runs if (found := _shares(run)) is not None]
+    if not spent:
+        return mean
+    shares = np.mean(spent, axis=0)
+    return mean + "<br>" + ", ".join(f"{100 * share:.0f} % {name}" for name, share in zip(PURPOSES, shares, strict=True))
+
+
+def _shares(run: LoadedRun) -> list[float] | None:
+    last = next((record for record in reversed(run.events) if record["kind"] == "resources"), {})
+    if "world_s" not in last or not last.get("total_s"):
+        return None
+    learn, world, evaluate, total = (float(last[f"{name}_s"]) for name in ("learn", "world", "evaluate", "total"))
+    return [(learn - world) / total, world / total, evaluate / total, max(0.0, total - learn - evaluate) / total]
 
 
 def _published(file: Path) -> Iterator[str]:
