@@ -21,6 +21,7 @@ from ..backbones.state import State
 from .learner import BuildBackbone
 
 LOWEST, HIGHEST = -20.0, 2.0  # of log std
+LEAST_SPREAD = 1e-2  # of values, under PopArt
 
 
 class Acted(NamedTuple):
@@ -94,13 +95,15 @@ class Critics(nn.ModuleList):
 class SacNetworks(nn.Module):
     """Actor, two critics, their targets, and the logarithm of a temperature for each task."""
 
-    def __init__(self, build: BuildBackbone, observation: int, actions: int, tasks: int, log_alpha: float) -> None:
+    def __init__(self, build: BuildBackbone, observation: int, actions: int, tasks: int, log_alpha: float, *, popart: bool = False) -> None:
         super().__init__()
-        self.tasks, self.seen = tasks, observation - tasks
+        self.tasks, self.seen, self.popart = tasks, observation - tasks, popart
         self.actor = ActorNetwork(build(self.seen), self.seen, tasks, actions)
         self.critics = Critics(Trunk(build(self.seen + actions), self.seen + actions, tasks, 1) for _ in range(2))
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.full((max(tasks, 1),), log_alpha))
+        if popart:
+            self.register_buffer("moments", torch.stack([torch.zeros(max(tasks, 1)), torch.ones(max(tasks, 1))]))  # mean, mean of squares
 
     def initial_state(self, batch: int) -> State:
         """No memory."""
@@ -108,7 +111,37 @@ class SacNetworks(nn.Module):
 
     def values(self, critics: Callable[..., Tensor], observation: Tensor, action: Tensor) -> Tensor:
         """What `critics` expect (2, B); they are called with what is seen and done, and the task."""
-        return critics(torch.cat([observation[:, : self.seen], action], dim=1), observation[:, self.seen :])
+        said = critics(torch.cat([observation[:, : self.seen], action], dim=1), observation[:, self.seen :])
+        if not self.popart:
+            return said
+        mean, spread = self.normal(observation)
+        return said * spread + mean
+
+    def normal(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and spread of the values of each row's task, (B,) each: critics say values less the mean, over the spread."""
+        mean, spread = self._normal()
+        cue = observation[:, self.seen :]
+        return (cue @ mean, cue @ spread) if self.tasks else (mean.expand(len(observation)), spread.expand(len(observation)))
+
+    def _normal(self) -> tuple[Tensor, Tensor]:
+        mean, square = self.moments
+        return mean, (square - mean.square()).clamp(min=LEAST_SPREAD**2).sqrt()
+
+    @torch.no_grad()
+    def follow(self, wanted: Tensor, observation: Tensor, rate: float) -> None:
+        """Move the moments of the tasks that are there towards those of `wanted` (B,), and the critics' heads so that they say the same.
+
+        PopArt (van Hasselt et al. 2016, arXiv:1602.07714, algorithm 1; by task as in Hessel et al. 2019, arXiv:1809.04474).
+        """
+        cue = observation[:, self.seen :] if self.tasks else torch.ones_like(wanted)[:, None]
+        count = cue.sum(0)  # (N,)
+        found = torch.stack([wanted @ cue, wanted.square() @ cue]) / count.clamp(min=1)
+        mean, spread = self._normal()
+        self.moments = self.moments + rate * (count > 0) * (found - self.moments)
+        mean_now, spread_now = self._normal()
+        for critic in (*self.critics, *self.targets):
+            critic.head.weight.mul_((spread / spread_now)[:, None])
+            critic.head.bias.mul_(spread).add_(mean - mean_now).div_(spread_now)
 
     def log_alphas(self, observation: Tensor) -> Tensor:
         """Of each row's task, (B,)."""

@@ -64,7 +64,8 @@ class SoftActorCritic(ItemLearner):
 
     The first `start_steps` environment steps of a task are not the actor's; `exploration`: they are "random", or from the second task on
     the older heads' ("best-return"). Updates begin with `update_after` steps. `polyak`: what a target critic keeps of itself in an update.
-    `initial_alpha`: the temperature before learning. `gradient_clip` holds for actor, critics and temperatures apart.
+    `initial_alpha`: the temperature before learning. `popart` > 0: critics say normalised values, whose moments move by this share in an
+    update (Continual World's 3e-4, for all tasks at once). `gradient_clip` holds for actor, critics and temperatures apart.
     `acts`: "mean" or "drawn", what a policy plays.
     """
 
@@ -91,6 +92,7 @@ class SoftActorCritic(ItemLearner):
         polyak: float = 0.995,
         target_output_std: float = 0.089,
         initial_alpha: float = 0.1,
+        popart: float = 0.0,
         start_steps: int = 10_000,
         update_after: int = 10_000,
         exploration: str = "random",
@@ -105,6 +107,8 @@ class SoftActorCritic(ItemLearner):
                 "soft-actor-critic: batch_size, capacity, update_every and n_step must be at least 1, start_steps, update_after and "
                 f"updates at least 0, got {batch_size}, {capacity}, {update_every}, {n_step}, {start_steps}, {update_after} and {updates}"
             )
+        if not 0 <= popart <= 1:
+            raise UserError(f"soft-actor-critic: popart must lie in [0, 1], got {popart}")
         if not (0 <= discount <= 1 and 0 <= polyak <= 1 and target_output_std > 0 and initial_alpha > 0 and reward_scale > 0):
             raise UserError(
                 "soft-actor-critic: discount and polyak must lie in [0, 1], target_output_std, initial_alpha and reward_scale must be > 0, "
@@ -117,13 +121,13 @@ class SoftActorCritic(ItemLearner):
         if task.choices:
             raise UserError(f"soft-actor-critic: expected a world of continuous actions, got one of {task.output_size} choices")
         self.actions, self.batch_size, self.reset_buffer = task.output_size, batch_size, reset_buffer
-        self.polyak, self.reward_scale, self.acts = polyak, reward_scale, acts
+        self.polyak, self.reward_scale, self.popart, self.acts = polyak, reward_scale, popart, acts
         self.start_steps, self.update_after, self.exploration = start_steps, update_after, exploration
         self.update_every, self.updates = update_every, updates
         self.target_entropy = task.output_size * math.log(target_output_std * math.sqrt(2 * math.pi * math.e))
         tasks = task.num_tasks if task.index is not None or task.num_tasks > 1 else 0  # in a joint phase the one-hot stands there too
         with self.randomness.lent():
-            networks = SacNetworks(build_backbone, task.input_size, task.output_size, tasks, math.log(initial_alpha))
+            networks = SacNetworks(build_backbone, task.input_size, task.output_size, tasks, math.log(initial_alpha), popart=popart > 0)
         if networks.actor.trunk.initial_state(1):
             raise UserError(
                 f"soft-actor-critic: {networks.actor.trunk.spec.kind} has a memory, which this learner does not carry; take mlp"
@@ -207,7 +211,7 @@ class SoftActorCritic(ItemLearner):
         if known(networks):
             if self._written is None or self._written.networks is not networks:
                 self._written = Gradients(networks)
-            losses = self._written.leave(batch, self.reward_scale, self.target_entropy)
+            losses = self._written.leave(batch, self.reward_scale, self.target_entropy, self.popart)
             self._step(losses.total, hooks, differentiated=True)
         else:
             losses = self._losses(batch)
@@ -231,7 +235,11 @@ class SoftActorCritic(ItemLearner):
             then = networks.actor(batch.following)
             value = networks.values(networks.targets, batch.following, then.action).amin(0) - alpha * then.log_probability
             wanted = self.reward_scale * batch.reward + batch.discount * value  # (B,)
-        critic = 0.5 * (networks.values(networks.critics, batch.observation, batch.action) - wanted).square().mean(1).sum()
+        spread: Tensor | float = 1.0
+        if networks.popart:
+            networks.follow(wanted, batch.observation, self.popart)
+            _, spread = networks.normal(batch.observation)
+        critic = 0.5 * ((networks.values(networks.critics, batch.observation, batch.action) - wanted) / spread).square().mean(1).sum()
         now = networks.actor(batch.observation)
         with held_still(networks.critics):
             promised = networks.values(networks.critics, batch.observation, now.action).amin(0)

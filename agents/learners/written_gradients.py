@@ -97,7 +97,7 @@ class Gradients:
         self._targets = [_layers(target) for target in networks.targets]
 
     @torch.no_grad()
-    def leave(self, batch: Transitions, reward_scale: float, target_entropy: float) -> Losses:
+    def leave(self, batch: Transitions, reward_scale: float, target_entropy: float, popart: float = 0.0) -> Losses:
         """Put the gradients of all three losses at the parameters, in the place of those that are there; no loss has a graph."""
         networks, seen, rows = self.networks, self.networks.seen, len(batch.reward)
         cue, what = batch.observation[:, seen:], batch.observation[:, :seen]
@@ -105,14 +105,21 @@ class Gradients:
         then = self._act(forward(self._actor, batch.following[:, :seen]), batch.following[:, seen:])
         around = torch.cat([batch.following[:, :seen], then.action], dim=1)
         values = [self._picked(forward(target, around).output, batch.following[:, seen:])[:, 0] for target in self._targets]
-        value = torch.minimum(*values) - alpha * then.log_probability
-        wanted = torch.addcmul(reward_scale * batch.reward, batch.discount, value)
+        least, goal, spread = torch.minimum(*values), None, None
+        if networks.popart:
+            mean, spread = networks.normal(batch.following)
+            least = least * spread + mean
+        wanted = torch.addcmul(reward_scale * batch.reward, batch.discount, least - alpha * then.log_probability)
+        if networks.popart:
+            networks.follow(wanted, batch.observation, popart)
+            mean, spread = networks.normal(batch.observation)
+            goal = (wanted - mean) / spread
 
         around = torch.cat([what, batch.action], dim=1)
         critic_loss = wanted.new_zeros(())
         for critic in self._critics:
             way = forward(critic, around)
-            apart = self._picked(way.output, cue)[:, 0] - wanted
+            apart = self._picked(way.output, cue)[:, 0] - (wanted if goal is None else goal)
             critic_loss += 0.5 * apart.square().mean()
             backward(way, self._spread((apart / rows)[:, None], cue), weights=True, inputs=False)
 
@@ -123,6 +130,10 @@ class Gradients:
         first, second = (self._picked(one.output, cue)[:, 0] for one in ways)
         lower = first < second
         shares = [lower * (-1.0 / rows), ~lower * (-1.0 / rows)]
+        promised = torch.minimum(first, second)
+        if spread is not None:
+            shares = [share * spread for share in shares]
+            promised = promised * spread + mean
         of_action = sum(
             backward(one, self._spread(share[:, None], cue), weights=False, inputs=True)[:, seen:]
             for one, share in zip(ways, shares, strict=True)
@@ -134,7 +145,7 @@ class Gradients:
 
         surplus = now.log_probability + target_entropy
         networks.log_alpha.grad = -(surplus @ cue) / rows if networks.tasks else -surplus.mean(0, keepdim=True)
-        actor_loss = (alpha * now.log_probability - torch.minimum(first, second)).mean()
+        actor_loss = (alpha * now.log_probability - promised).mean()
         temperature = -(networks.log_alphas(batch.observation) * surplus).mean()
         return Losses(critic_loss, actor_loss, temperature, -now.log_probability.mean(), wanted.mean(), alpha.mean())
 

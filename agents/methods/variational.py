@@ -6,9 +6,9 @@ each weight, independent of the others, of log variance -6 at first; a forward p
 divergence from the prior, N(0, 1) before the first task is over and afterwards what the last task left; it covers the layers that tasks
 share (`ItemLearner.held`). What else they share (norms, embeddings) stands still from the second task on.
 
-Departures: as in the paper and unlike the code the divergence counts for one of `samples` items, the likelihood of which a task's loss is the
-mean of; a policy plays the means, so that an answer depends on nothing else that is asked; a memory that is read several times in a pass
-meets a sample each time. Without task boundaries the prior stays N(0, 1).
+Departures: as in the paper and unlike the code the divergence counts for one of `samples` items, over whose likelihood a task's loss is the
+mean; a policy plays the means, so that an answer depends on nothing else that is asked; a weight that is read several times in a pass is
+drawn each time. Without task boundaries the prior stays N(0, 1).
 """
 
 from __future__ import annotations

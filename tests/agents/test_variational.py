@@ -56,7 +56,7 @@ def test_what_is_shared_and_not_drawn_stands_still_from_the_second_task_on(world
 
 
 def test_in_soft_actor_critic_only_the_actor_is_drawn_and_its_trunk_is_held(world_of):
-    agent, method, learner = made(world_of("soft actor-critic"))
+    _, method, learner = made(world_of("soft actor-critic"))
     names = [name for name, _ in learner.networks.named_parameters() if name.endswith("log_variance")]
     assert names and all(name.startswith("actor.") for name in names) and any(name.startswith("actor.head") for name in names)
     assert all(name.startswith("actor.trunk") for name, _, _ in method._shared(learner))
