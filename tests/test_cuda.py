@@ -29,7 +29,11 @@ AGENTS = [
     "lstm",
     "sem",
     "frozen",
+    "packnet",
+    "cloning",
+    "perfect-memory",
 ]
+DRAWING = ["vcl"]  # weights are drawn, and a device has generators of its own
 KINDS = ["demonstrations", "text"]
 
 
@@ -93,7 +97,67 @@ def test_a_lasting_memory_goes_on_where_it_was_saved(store):
     assert np.array_equal(left.act(x, left.initial_state(4))[0], right.act(x, right.initial_state(4))[0])
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+ACTING = {
+    "control.learner.start_steps": 16,
+    "control.learner.update_after": 16,
+    "control.learner.update_every": 8,
+    "control.learner.updates": 2,
+    "control.learner.batch_size": 8,
+}
+
+
+@pytest.mark.parametrize(
+    "agent", ["fine-tuning", "l2", "ewc", "mas", "replay", "a-gem", "reset", "packnet", "clonex", "perfect-memory", "vcl"]
+)
+def test_soft_actor_critic_goes_on_where_it_was_saved(agent):
+    stream = toy_stream(name="toy", version=1, budget="smoke", experience="interaction")
+    spec = configuration.agent_spec(agent, ACTING, "cuda")
+    built, again = (spec.build(stream.info(0), seed) for seed in (7, 8))
+    for phase in range(2):
+        info = stream.info(phase)
+        built.begin_task(info)
+        experience = stream.tasks[phase].experience(phase)
+        experience.meter.grant(128)
+        built.learn(experience)
+        if phase == 0:
+            built.end_task(info)
+    again.load_state_dict(built.state_dict())
+    place = stream.tasks[1].experience(9)
+    place.load_state_dict(experience.state_dict())
+    for one, where in ((built, experience), (again, place)):
+        where.meter.grant(128)
+        one.learn(where)
+        one.end_task(stream.info(1))
+    assert built.gradient_steps == again.gradient_steps > 20
+    weights = [one.state_dict()["learner"]["networks"] for one in (built, again)]
+    assert all(torch.equal(left, weights[1][name]) and left.is_cuda for name, left in weights[0].items())
+
+
+@pytest.mark.parametrize("popart", [0.0, 0.1])
+def test_the_gradients_written_out_are_the_cpus(popart, monkeypatch):
+    from clbench.agents.learners.transitions import Transitions
+    from clbench.agents.learners.written_gradients import Gradients
+
+    noise = torch.randn(32, 2, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(torch, "randn_like", lambda x: noise.to(x.device))
+    info = toy_stream(name="toy", version=1, budget="smoke", experience="interaction").info(0)
+    found = []
+    drawn = torch.Generator().manual_seed(1)
+    cue = torch.eye(info.num_tasks)[torch.arange(32) % info.num_tasks]
+    parts = [torch.randn(32, info.input_size - info.num_tasks, generator=drawn) for _ in range(2)]
+    seen, following = (torch.cat([part, cue], 1) for part in parts)
+    rest = (torch.rand(32, info.output_size, generator=drawn), torch.randn(32, generator=drawn), torch.full((32,), 0.9))
+    noise = torch.randn(32, info.output_size, generator=drawn)
+    for device in ("cpu", "cuda"):
+        learner = configuration.agent_spec("fine-tuning", {"control.learner.popart": popart}, device).build(info, 7)._learner
+        batch = Transitions(*(tensor.to(device) for tensor in (seen, *rest, following)))
+        Gradients(learner.networks).leave(batch, 0.1, -4.0, popart)
+        found.append([weight.grad.cpu() for weight in learner.networks.parameters() if weight.requires_grad])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("agent", AGENTS + DRAWING)
 def test_the_contract_holds_on_the_device(agent):
     """Last, because it takes longest: half a minute an agent."""
     streams = [toy_stream(name="toy", version=1, budget="smoke", experience=kind) for kind in KINDS]
