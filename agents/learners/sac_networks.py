@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional
 
 from ..backbones.backbone import Backbone
 from ..backbones.state import State
-from .learner import BuildBackbone
+from .learner import BuildBackbone, trainable
 
 LOWEST, HIGHEST = -20.0, 2.0  # of log std
 LEAST_SPREAD = 1e-2  # of values, under PopArt
@@ -45,6 +46,29 @@ class Losses(NamedTuple):
     def total(self) -> Tensor:
         """Each part has gradients of its own parameters only."""
         return self.critic + self.actor + self.temperature
+
+
+def squashed(mean: Tensor, log_std: Tensor, noise: Tensor | None = None) -> Acted:
+    """tanh(mean + std * noise) of all (..., A), with log std clipped; None: the noise is drawn here."""
+    log_std = log_std.clamp(LOWEST, HIGHEST)
+    noise = torch.randn_like(mean) if noise is None else noise
+    raw = mean + log_std.exp() * noise
+    log = (-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+    log = log - (2 * (math.log(2) - raw - functional.softplus(-2 * raw))).sum(-1)
+    return Acted(raw.tanh(), log)
+
+
+@contextmanager
+def held_still(module: nn.Module) -> Generator[None]:
+    """Graphs that are built inside carry gradients through `module` and not to its parameters."""
+    learning = trainable(module)
+    for weight in learning:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in learning:
+            weight.requires_grad_(True)
 
 
 class Trunk(nn.Module):
@@ -77,12 +101,7 @@ class ActorNetwork(Trunk):
 
     def forward(self, observation: Tensor, noise: Tensor | None = None) -> Acted:  # type: ignore[override]
         """What is done at observation (B, O), with noise (B, A); None: drawn here."""
-        mean, log_std = self.gaussian(observation)
-        noise = torch.randn_like(mean) if noise is None else noise
-        raw = mean + log_std.exp() * noise
-        log = (-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(1)
-        log = log - (2 * (math.log(2) - raw - functional.softplus(-2 * raw))).sum(1)
-        return Acted(raw.tanh(), log)
+        return squashed(*self.gaussian(observation), noise)
 
 
 class Critics(nn.ModuleList):

@@ -18,8 +18,7 @@ Shape letters: B rows, O observation, A action, N tasks.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -37,26 +36,13 @@ from . import gaussian
 from .batch import Batch
 from .exploration import BestReturn
 from .item_learner import ItemLearner
-from .learner import BuildBackbone, Hooks, OptimizerSettings, trainable
-from .sac_networks import ActorNetwork, Losses, SacNetworks
+from .learner import BuildBackbone, Hooks, OptimizerSettings
+from .sac_networks import ActorNetwork, Losses, SacNetworks, held_still
 from .transitions import Steps, TransitionBuffer, Transitions
 from .written_gradients import Gradients, known
 
 Float = NDArray[np.floating[Any]]
 TURNS = 512  # of a policy that draws, before its noise begins again
-
-
-@contextmanager
-def held_still(module: nn.Module) -> Generator[None]:
-    """Graphs that are built inside carry gradients through `module` and not to its parameters."""
-    learning = trainable(module)
-    for weight in learning:
-        weight.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for weight in learning:
-            weight.requires_grad_(True)
 
 
 class SoftActorCritic(ItemLearner):

@@ -72,7 +72,7 @@ def demonstration_stream(
     made, others = all_made[: len(columns) - len(held_out)], all_made[len(columns) - len(held_out) :]
     phases = tuple(Phase((column,), units, points) for column in order_of(tasks, repeats, identity))
     stream = TaskStream(
-        name=_variant_name(name, cued, goal_steps),
+        name=variant_name(name, cued, goal_steps),
         version=version,
         budget=budget,
         tasks=made,
@@ -139,7 +139,7 @@ def order_of(tasks: Sequence[str], repeats: int, identity: str) -> list[int]:
     return [columns.index(task) for task in tasks] * repeats
 
 
-def _variant_name(name: str, cued: bool, goal_steps: int | None) -> str:
+def variant_name(name: str, cued: bool, goal_steps: int | None) -> str:
     """Streams of one name are compared, so that what changes scores is in it."""
     masked = "" if goal_steps is None or name.endswith("-masked") else "-masked"
     return name + masked + ("" if cued else "-hidden")

@@ -75,10 +75,11 @@ SIDE, HORIZON = 4, 5  # environments side by side, steps of an episode
 class Aim:
     """An observation names a point; an action near it (task 1: near its reflection) pays. Episodes of HORIZON steps end by the clock.
 
-    `cue`: the observation ends in the one-hot of the task.
+    `cue`: the observation ends in the one-hot of the task. `masked`: the point is shown at the first step of an episode only.
     """
 
-    def __init__(self, seed: int = 0, task: int = 0, *, cue: bool = False) -> None:
+    def __init__(self, seed: int = 0, task: int = 0, *, cue: bool = False, masked: bool = False) -> None:
+        self.masked = masked
         self.draws = np.random.default_rng(seed)
         self.sign = -1.0 if task == 1 else 1.0
         self.cue = np.tile(np.eye(TASKS)[task], (SIDE, 1)) if cue else np.zeros((SIDE, 0))
@@ -88,7 +89,8 @@ class Aim:
 
     @property
     def observation(self) -> np.ndarray:
-        return np.concatenate([self.point, self.clock[:, None] / HORIZON, self.cue], axis=1).astype(np.float32)
+        shown = np.where(self.clock[:, None] > 0, 0.0, self.point) if self.masked else self.point
+        return np.concatenate([shown, self.clock[:, None] / HORIZON, self.cue], axis=1).astype(np.float32)
 
     def step(self, action: np.ndarray) -> Transition:
         self.actions.append(np.array(action))

@@ -371,6 +371,25 @@ def test_after_a_gem_no_gradient_points_against_the_past(world, monkeypatch):
     assert all(adjusted > -1e-4 * max(1.0, length) for _, adjusted, length in products)
 
 
+def test_a_gem_leaves_temperatures_alone(world_of):
+    """Continual World projects the gradients of actor and critics together, and not that of alpha."""
+    world = world_of("soft actor-critic")
+    agent = world.live(world.agent({"a-gem": {"kind": "a-gem", "capacity": 20, "batch_size": 8}}, learning_rate=3e-3), [20 * world.slice])
+    agent.begin_task(world.task(1))
+    learner, method, turned = agent._learner, agent._method._methods["a-gem"], []
+    before = method.adjust_gradients
+
+    def watched(learner):
+        weights = [learner.networks.log_alpha, learner.networks.actor.head.weight]
+        plain = [weight.grad.clone() for weight in weights]
+        before(learner)
+        turned.append([not torch.equal(weight.grad, old) for weight, old in zip(weights, plain, strict=True)])
+
+    method.adjust_gradients = watched
+    learner.learn(world.experience(1, 10 * world.slice), agent._method)
+    assert any(actor for _, actor in turned) and not any(alpha for alpha, _ in turned)
+
+
 # ---- reset, chain
 
 

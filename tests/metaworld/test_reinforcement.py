@@ -42,6 +42,45 @@ def test_an_observation_ends_with_the_one_hot_of_its_task() -> None:
     assert [phase.columns for phase in stream(repeats=2, identity="hidden").phases] == [(0,), (1,), (0,), (1,)]
 
 
+def test_a_goal_is_shown_as_long_as_the_stream_says() -> None:
+    made = stream(tasks=["reach"], goal_steps=2)
+    assert made.name == "few-masked" and made.hash() != stream(tasks=["reach"], goal_steps=1).hash()
+    assert stream(tasks=["reach"]).hash() != made.hash() and "goal_visible" not in stream(tasks=["reach"]).options
+    experience, plain = made.tasks[0].experience(0), stream(tasks=["reach"]).tasks[0].experience(0)
+    for one in (experience, plain):
+        one.meter.grant(4 * 45)
+    shown = []
+    for _ in range(45):  # over two ends of episodes of 20 steps
+        assert np.array_equal(np.delete(experience.observation, np.s_[36:39], 1), np.delete(plain.observation, np.s_[36:39], 1))
+        shown.append(bool(experience.observation[:, 36:39].any()))
+        action = np.full((4, 4), 0.1)
+        transition, other = experience.step(action), plain.step(action)
+        assert np.array_equal(transition.reward, other.reward)
+        assert not transition.final_observation[:, 36:39].any() or len(shown) in (1, 21, 41)  # the second step of an episode is shown
+    assert np.flatnonzero(shown).tolist() == [0, 1, 20, 21, 40, 41]
+    again = made.tasks[0].experience(7)
+    again.load_state_dict(pickle.loads(pickle.dumps(experience.state_dict())))
+    again.meter.grant(4)
+    assert np.array_equal(again.observation, experience.observation)
+
+    class Watching:
+        """Remembers what it sees of the goal."""
+
+        def __init__(self) -> None:
+            self.seen: list[bool] = []
+
+        def initial_state(self, batch: int) -> None:
+            return None
+
+        def act(self, observation: np.ndarray, state: None) -> tuple[np.ndarray, None]:
+            self.seen.append(bool(observation[:, 36:39].any()))
+            return np.zeros((len(observation), 4)), None
+
+    watching = Watching()
+    made.tasks[0].evaluate(watching, 0)
+    assert watching.seen == [True] * 2 + [False] * 18
+
+
 def test_a_task_that_stands_twice_in_the_list_is_visited_twice() -> None:
     twice = stream(tasks=["reach", "window-close", "reach"])
     assert [task.name for task in twice.tasks] == ["reach", "window-close", "reach-2"]
@@ -54,7 +93,8 @@ def test_a_task_that_stands_twice_in_the_list_is_visited_twice() -> None:
 def test_in_a_joint_phase_the_environments_of_all_tasks_stand_side_by_side() -> None:
     made = stream(joint=True)
     assert made.name == "few-joint" and made.role == "joint" and [phase.columns for phase in made.phases] == [(0, 1)]
-    assert made.phases[0].units == 320 and made.info(0).index is None and made.info(0).num_tasks == 2
+    assert stream(joint=True, points=4, window=4).phases[0].points == 4  # as many rows as its numbers average over
+    assert made.phases[0].units == 320 and made.phases[0].points == 2 and made.info(0).index is None and made.info(0).num_tasks == 2
     parts = [task.experience(number) for number, task in enumerate(made.tasks)]
     joint = type(parts[0]).joint(parts, 0)
     joint.meter.grant(400)
@@ -165,6 +205,7 @@ def test_a_run_that_is_continued_anywhere_has_the_events_of_one_that_was_not() -
         ({"identity": "shown"}, "identity must be cued or hidden, got 'shown'"),
         ({"tasks": ["reech"]}, "Did you mean reach"),
         ({"episodes": 61}, r"episodes must be in 1..60, got 61"),
+        ({"goal_steps": -1}, r"goal_steps must be >= 0 or null, got -1"),
         ({"window": 3}, r"window must be in 1..2, the points of a phase, got 3"),
         ({"joint": True, "units": 164, "points": 1}, "whole steps of 8 environments at each of 2 points, a multiple of 16; got 328"),
         ({"joint": True, "only": 0}, "joint and only exclude each other"),
