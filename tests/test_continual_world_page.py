@@ -1,5 +1,6 @@
 """The page of Continual World: our runs by its formulas, what a task alone takes, published figures as they were printed."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -68,6 +69,19 @@ def test_the_last_rows_of_all_tasks_make_the_numbers(results, tmp_path):
     assert row.split(" | ")[2:5] == ["0.550 [0.550, 0.550]", "0.300 [0.300, 0.300]", "–"]
     # 36 s of learning, 9 of them in the world, and 9 of evaluating, of 54 in all
     assert "45 s<br>50 % updates and acting, 17 % simulation, 17 % evaluation, 17 % all else |" in row
+
+
+def test_references_of_some_tasks_only_give_no_transfer(results, tmp_path):
+    wide = replace(acting(), window=5)
+    pack([write_run(tmp_path / "runs", wide, "ewc", seed, score) for seed in range(3)], tmp_path / "results" / "submissions", **WORDS)
+    found = []
+    for tasks in ((0,), (0, 1)):
+        alone = [write_run(tmp_path / f"alone{len(tasks)}", acting(role="single", only=n), "fine-tuning", 0, score) for n in tasks]
+        pack_reference(alone, tmp_path / "results" / "references", name=f"only-{len(tasks)}", date="2026-11-01")
+        row = next(line for line in page(tmp_path / "results").splitlines() if line.startswith("| ewc"))
+        found.append(row.split(" | ")[4])
+        shutil.rmtree(tmp_path / "results" / "references")
+    assert found[0] == "–" and found[1] != "–"
 
 
 def test_what_a_task_alone_takes_is_told_run_by_run(results):

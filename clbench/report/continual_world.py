@@ -65,7 +65,9 @@ def methods(group: Sequence[LoadedRun], results: Path) -> dict[str, dict[str, di
         else:
             sequential[run.agent][key] = run.matrix
     if not alone and (reference := derived.find_reference(group[0].manifest, results)) is not None:
-        alone = {f"{n:06d}": matrix for n, matrix in enumerate(reference.runs)}
+        known = {(matrix.tasks or ())[n] for matrix in reference.runs for phase in matrix.trained or () for n in phase}
+        if known >= set(group[0].tasks):  # a set that is not complete says nothing of the whole
+            alone = {f"{n:06d}": matrix for n, matrix in enumerate(reference.runs)}
     rows: dict[str, dict[str, dict[str, float] | None]] = {}
     for name, runs in sorted(sequential.items()):
         rows[name] = {
