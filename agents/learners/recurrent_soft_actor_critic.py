@@ -104,6 +104,7 @@ class RecurrentSoftActorCritic(Learner):
         self._steps = self._updated = 0  # environment steps of this task, and those that updates were made for
         self._previous: Tensor | None = None  # (E, A), actions before what is seen now; None: all episodes begin
         self._clock = torch.zeros(0, dtype=torch.int64, device=device)  # (E,)
+        self._expected: Tensor | None = None  # (E, O), what is seen next if episodes go on
         self.install(networks)
 
     # ---- the loop
@@ -119,6 +120,8 @@ class RecurrentSoftActorCritic(Learner):
     def learn(self, experience: Interaction, hooks: Hooks) -> None:
         """Act, keep and update until nothing remains."""
         self.networks.train()
+        if self._expected is not None and not torch.equal(self._seen(experience.observation), self._expected):
+            self._memory = self._previous = None  # another task, whose beginning nobody told
         with self.randomness.lent():
             while experience.remaining > 0:
                 self._act(experience)
@@ -151,6 +154,7 @@ class RecurrentSoftActorCritic(Learner):
             self._memory = states.reset(read.state, self.networks.initial_state(count), over)
         self._previous = torch.where(over[:, None], 0.0, action)
         self._clock = torch.where(over, 0, self._clock + 1)
+        self._expected = self._seen(transition.next_observation)
         self._steps += count
 
     # ---- one update
@@ -231,7 +235,7 @@ class RecurrentSoftActorCritic(Learner):
 
     def state_dict(self) -> dict[str, Any]:
         counts = {"steps": self._steps, "updated": self._updated}
-        lived = {"previous": copied(self._previous), "clock": self._clock.clone()}
+        lived = {"previous": copied(self._previous), "clock": self._clock.clone(), "expected": copied(self._expected)}
         return {**super().state_dict(), "buffer": self.buffer.state_dict(), "counts": counts, "lived": lived}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -241,6 +245,8 @@ class RecurrentSoftActorCritic(Learner):
         previous = state["lived"]["previous"]
         self._previous = None if previous is None else previous.to(self.device).clone()
         self._clock = state["lived"]["clock"].to(self.device).clone()
+        expected = state["lived"]["expected"]
+        self._expected = None if expected is None else expected.to(self.device).clone()
 
 
 class Losses(NamedTuple):

@@ -11,7 +11,7 @@ side, and `updates` of the networks for every `update_every` environment steps: 
 What makes few updates go far: returns over `n_step` steps (as in Hessel et al. 2018, arXiv:1710.02298, not corrected for older actors'
 actions), and rewards times `reward_scale`, which brings values near what a fresh critic says. Theirs is n_step=1, reward_scale=1,
 initial_alpha=2.718, update_every=50, updates=50, update_after=1000, and a trunk of four layers of 256 (`experiment=cw10-paper`).
-Not here: memory. A backbone with one is refused.
+Not here: memory (see `recurrent_soft_actor_critic`). A backbone with one is refused.
 Shape letters: B rows, O observation, A action, N tasks.
 """
 
@@ -36,7 +36,7 @@ from . import gaussian
 from .batch import Batch
 from .exploration import BestReturn
 from .item_learner import ItemLearner
-from .learner import BuildBackbone, Hooks, OptimizerSettings
+from .learner import BuildBackbone, Hooks, OptimizerSettings, copied
 from .sac_networks import ActorNetwork, Losses, SacNetworks, held_still
 from .transitions import Steps, TransitionBuffer, Transitions
 from .written_gradients import Gradients, known
@@ -116,7 +116,8 @@ class SoftActorCritic(ItemLearner):
             networks = SacNetworks(build_backbone, task.input_size, task.output_size, tasks, math.log(initial_alpha), popart=popart > 0)
         if networks.actor.trunk.initial_state(1):
             raise UserError(
-                f"soft-actor-critic: {networks.actor.trunk.spec.kind} has a memory, which this learner does not carry; take mlp"
+                f"soft-actor-critic: {networks.actor.trunk.spec.kind} has a memory, which this learner does not carry; "
+                "take mlp, or the learner recurrent-soft-actor-critic"
             )
         noise = seeding.generator(seed, "acting").standard_normal((TURNS, task.output_size), dtype=np.float32)
         self._noise = torch.from_numpy(noise).to(device)
@@ -126,6 +127,7 @@ class SoftActorCritic(ItemLearner):
         self._learned = torch.zeros(max(tasks, 1), dtype=torch.bool, device=device)  # (N,), heads that were ever updated
         self._past: list[int] = []  # of them, those that were when the task began
         self._trial: BestReturn | None = None
+        self._expected: Tensor | None = None  # (E, O), what is seen next if episodes go on
         self._written: Gradients | None = None  # made when it is first needed
         self.install(networks)
 
@@ -142,6 +144,8 @@ class SoftActorCritic(ItemLearner):
     def learn(self, experience: Interaction, hooks: Hooks) -> None:
         """Act, keep and update until nothing remains."""
         self.networks.train()
+        if self._expected is not None and not torch.equal(self._seen(experience.observation), self._expected):
+            self.buffer.cut()  # another task, whose beginning nobody told
         with self.randomness.lent():
             while experience.remaining > 0:
                 self._act(experience)
@@ -174,6 +178,7 @@ class SoftActorCritic(ItemLearner):
             self._trial.hear(np.asarray(transition.reward), over)
         followed = (transition.reward, transition.terminated, over, transition.final_observation)
         self.buffer.keep(Steps(observation, action, *(self._seen(array) for array in followed)))
+        self._expected = self._seen(transition.next_observation)
         self._steps += len(observation)
 
     def _drawn_action(self, observation: Tensor) -> Tensor:
@@ -297,11 +302,13 @@ class SoftActorCritic(ItemLearner):
             "trial": None if self._trial is None else self._trial.state_dict(),
         }
         counts = {"steps": self._steps, "updated": self._updated}
-        return {**super().state_dict(), "buffer": self.buffer.state_dict(), "counts": counts, "exploring": exploring}
+        kept = {"buffer": self.buffer.state_dict(), "expected": copied(self._expected)}
+        return {**super().state_dict(), **kept, "counts": counts, "exploring": exploring}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.buffer.load_state_dict(state["buffer"])
+        self._expected = None if state["expected"] is None else state["expected"].to(self.device).clone()
         self._steps, self._updated = (int(state["counts"][name]) for name in ("steps", "updated"))
         exploring = state["exploring"]
         self._learned = exploring["learned"].to(self.device).clone()

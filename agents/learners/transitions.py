@@ -86,6 +86,12 @@ class TransitionBuffer:
         fresh = (torch.zeros(more, *rows.shape[1:], device=self.device) for rows in like)
         self._columns = Steps(*fresh) if self._columns is None else Steps(*map(torch.cat, zip(self._columns, fresh, strict=True)))
 
+    def cut(self) -> None:
+        """The episodes of the last steps go on no more, although nothing said that they were over: another world follows."""
+        if self._columns is not None and self.filled:
+            last = (self._next - 1 - torch.arange(self._lanes, device=self.device)) % self.capacity
+            self._columns.over[last] = 1.0
+
     def draw(self, number: int) -> Transitions:
         """`number` transitions with replacement."""
         return self.at(torch.randint(self.filled, (number,), device=self.device))

@@ -223,6 +223,19 @@ def test_heads_are_picked_by_the_task_and_a_new_task_begins_episodes() -> None:
     assert built._learner._memory is None and built._learner.buffer.filled == 0
 
 
+def test_where_nobody_tells_that_a_task_is_over_episodes_begin_with_the_next_world() -> None:
+    built = agent("lstm")
+    experience = lived(built, SIDE * 7)
+    assert built._learner._clock.tolist() == [2] * SIDE
+    experience.meter.grant(SIDE)
+    built.learn(experience)
+    assert built._learner._clock.tolist() == [3] * SIDE
+    lived(built, SIDE, Aim(seed=5, masked=True))
+    assert built._learner._clock.tolist() == [1] * SIDE
+    rows = built._learner.buffer.at(torch.arange(SIDE), torch.zeros(SIDE, dtype=torch.long), torch.zeros(SIDE, dtype=torch.long), 1, -1)
+    assert not rows.missing.any() and not rows.previous.any()
+
+
 def test_answers_depend_on_their_row_alone() -> None:
     built = agent("rmt")
     policy, seen = built.policy(task()), np.random.default_rng(0).normal(size=(3, 5, OBS))

@@ -331,6 +331,20 @@ def test_what_is_kept_is_the_last_of_what_was_lived() -> None:
     assert other._learner.buffer.filled == 10
 
 
+def test_where_nobody_tells_that_a_task_is_over_its_open_episodes_are_cut() -> None:
+    """Seven steps of one world, two into its second episode, then another; the same world goes on without a cut."""
+    for another in (True, False):
+        built = agent(start_steps=10**6, update_after=10**6, n_step=3)
+        experience = lived(built, 7 * B)
+        if another:
+            lived(built, 2 * B, Aim(seed=5))
+        else:
+            experience.meter.grant(2 * B)
+            built.learn(experience)
+        discount = built._learner.buffer.at(torch.arange(5 * B, 6 * B)).discount
+        assert torch.allclose(discount, torch.full((B,), 0.99**2 if another else 0.99**3))
+
+
 def test_what_the_clock_cuts_is_bootstrapped_from_the_last_observation() -> None:
     built = agent(start_steps=10**6)
     lived(built, B * HORIZON)

@@ -50,6 +50,16 @@ def test_three_steps_are_summed_within_an_episode_and_what_is_kept():
     }
 
 
+def test_what_is_cut_goes_on_no_more():
+    """After t = 5, in the middle of an episode, another world follows: t = 4 is summed with 5 and neither with 6."""
+    buffer = filled(20, 3, 6)
+    buffer.cut()
+    names = torch.tensor([[60.0], [61.0]])
+    buffer.keep(Steps(names, names, torch.full((2,), 7.0), torch.zeros(2), torch.zeros(2), names + 10))
+    found = of_lane(buffer, 0)
+    assert found[4] == (5 + 6 / 2, 0.25, 60) and found[5] == (6.0, 0.5, 60) and found[3] == (4.0, 0.5, 40)
+
+
 def test_nothing_is_expected_of_what_follows_the_end():
     found = of_lane(filled(20, 3, 6, ends=True), 0)
     assert {t: discount for t, (_, discount, _) in found.items()} == {0: 0.125, 1: 0.0, 2: 0.0, 3: 0.0, 4: 0.25, 5: 0.5}
