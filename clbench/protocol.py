@@ -330,7 +330,7 @@ class Session:
                 copy.begin_task(task.info)
             if shots:
                 experience = task.experience(support, shots=shots)
-                experience.meter.grant(few.units)
+                experience.meter.grant(few.units * (shots if few.each else 1))
                 self.spend(copy, experience, f"adaptation to '{task.name}' with {shots} {few.shot_unit}")
         return self._score(copy, task, self._stream.seed("evaluation", task))
 

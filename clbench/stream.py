@@ -43,7 +43,8 @@ class FewShot:
     """A copy of the agent begins a held-out task, is granted `units` drawn from K examples, is evaluated, is thrown away.
 
     `shots`: the declared set of K, 0 = zero-shot. `draws`: support sets, each a new draw; the set of a smaller K is a prefix of that of a
-    larger one. `after`: phases at whose end it happens, -1 = the untrained agent, which every gain is measured against.
+    larger one. `after`: phases at whose end it happens, -1 = the untrained agent, which every gain is measured against. `each`: `units` are
+    granted for each example, where an example is lived through and not drawn again.
     """
 
     tasks: tuple[Task, ...]
@@ -52,6 +53,7 @@ class FewShot:
     units: int
     after: tuple[int, ...]
     shot_unit: str = "demonstrations"
+    each: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ class TaskStream:
                 "units": few.units,
                 "after": list(few.after),
                 "shot_unit": few.shot_unit,
+                **({"each": True} if few.each else {}),
             },
         }
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from clbench.errors import UserError
 from clbench.experience import Interaction, Transition
 from clbench.interfaces import Episodes, Policy, TaskInfo
-from clbench.stream import Phase, TaskStream, check_whole_steps, variant
+from clbench.stream import FewShot, Phase, TaskStream, check_whole_steps, variant
 
 from .evaluation import evaluate, hide_goal
-from .goals import scored_goals
+from .goals import goals, scored_goals
 from .stream import columns_of, goals_hash, order_of, variant_name
 
 Float = NDArray[np.floating[Any]]
@@ -32,10 +32,10 @@ class Lockstep:
     From step `goal_steps` of an episode on the goal is zero; None: it never is.
     """
 
-    def __init__(self, task: str, environments: int, horizon: int, cue: Float, seed: int, *, goal_steps: int | None = None) -> None:
+    def __init__(self, task: str, environments: int, horizon: int, cue: Float, seed: int, *, split: str, goal_steps: int | None) -> None:
         from .vector_env import VectorMetaWorld
 
-        self._env = VectorMetaWorld(task, environments, horizon=horizon, seed=seed)
+        self._env = VectorMetaWorld(task, environments, positions={task: goals(task, split)}, horizon=horizon, seed=seed)
         self._cue = np.broadcast_to(cue.astype(np.float32), (environments, len(cue)))
         self._goal_steps, self._step = goal_steps, 0  # the step of all open episodes: they begin together
         self._observation = self._shown(self._env.reset()[0], 0)
@@ -73,7 +73,10 @@ class Lockstep:
 
 
 class ReinforcementTask:
-    """A `clbench.interfaces.Task`: learned by acting in `environments` environments, scored by success on frozen goals."""
+    """A `clbench.interfaces.Task`: learned by acting in `environments` environments, scored by success on frozen goals.
+
+    Shots are episodes of one environment, one after another, on positions of their own.
+    """
 
     scale: tuple[float, float] = (0.0, 1.0)
 
@@ -98,8 +101,9 @@ class ReinforcementTask:
         self._cue = np.zeros(0) if info.index is None else np.eye(info.num_tasks)[info.index]  # (N,)
 
     def experience(self, seed: int, *, shots: int | None = None) -> Interaction:
-        """Endless episodes, which `seed` draws."""
-        return Interaction(Lockstep(self._task, self._environments, self._horizon, self._cue, seed, goal_steps=self._goal_steps))
+        """Endless episodes, which `seed` draws; with `shots` in one environment, at positions of the few-shot split."""
+        environments, split = (self._environments, "train") if shots is None else (1, "few-shot")
+        return Interaction(Lockstep(self._task, environments, self._horizon, self._cue, seed, split=split, goal_steps=self._goal_steps))
 
     def evaluate(self, policy: Policy, seed: int) -> Episodes:
         """Success (0 or 1) of each evaluation episode."""
@@ -112,6 +116,7 @@ def reinforcement_stream(
     version: int,
     budget: str,
     tasks: Sequence[str],
+    held_out: Sequence[str] = (),
     repeats: int = 1,
     identity: str = "cued",
     boundaries: bool = True,
@@ -125,17 +130,21 @@ def reinforcement_stream(
     units: int = 1_000_000,
     points: int = 10,
     window: int = 1,
+    shots: Sequence[int] = (0, 1, 2, 5, 10),
+    draws: int = 3,
 ) -> TaskStream:
     """Phases over `tasks`, `repeats` times over, of `units` environment steps each, in `environments` environments side by side.
 
     identity "cued": each visit is a column of its own and its one-hot ends the observation; "hidden": no cue, and visits share a column.
     `joint`: the environments of all tasks stand side by side in one phase of all units. `goal_steps`: steps of an episode that show the
-    goal, 1 so that it must be remembered; null shows it always.
+    goal, 1 so that it must be remembered; null shows it always. `held_out` tasks are adapted to from `shots` episodes, `draws` times, by
+    the untrained agent and after the last phase.
     """
     if environments < 1:
         raise UserError(f"stream '{name}': environments must be > 0, got {environments}")
     scored_on = "validation" if validation else "evaluation"
-    made = tuple(
+    columns = columns_of(name, tasks, repeats=repeats, identity=identity, experience="interaction", held_out=held_out)
+    all_made = tuple(
         ReinforcementTask(
             task,
             info,
@@ -146,8 +155,9 @@ def reinforcement_stream(
             scored_on=scored_on,
             goal_steps=goal_steps,
         )
-        for task, label, info in columns_of(name, tasks, repeats=repeats, identity=identity, experience="interaction")
+        for task, label, info in columns
     )
+    made, others = all_made[: len(columns) - len(held_out)], all_made[len(columns) - len(held_out) :]
     order = order_of(tasks, repeats, identity)
     if joint:
         check_whole_steps(name, [units * len(order)], environments * len(made), max(len(order), window))
@@ -161,6 +171,7 @@ def reinforcement_stream(
         budget=budget,
         tasks=made,
         phases=tuple(Phase((column,), units, points) for column in order),
+        few_shot=FewShot(others, tuple(shots), draws, horizon, (-1, len(order) - 1), "episodes", each=True) if others else None,
         boundaries=boundaries,
         window=window,
         kind="metaworld-reinforcement",
@@ -168,7 +179,7 @@ def reinforcement_stream(
             "metaworld": installed_version("metaworld"),
             "mujoco": installed_version("mujoco"),
             "rewards": "v2",
-            "goals": goals_hash(tasks, ("train", scored_on)),
+            "goals": goals_hash((*tasks, *held_out), ("train", *(["few-shot"] if others else []), scored_on)),
             "environments": environments,
             "horizon": horizon,
             "episodes": episodes,

@@ -42,6 +42,46 @@ def test_an_observation_ends_with_the_one_hot_of_its_task() -> None:
     assert [phase.columns for phase in stream(repeats=2, identity="hidden").phases] == [(0,), (1,), (0,), (1,)]
 
 
+def test_held_out_tasks_are_adapted_to_from_whole_episodes_of_one_environment() -> None:
+    made = stream(held_out=["door-close"], shots=(0, 2), draws=1)
+    few = made.few_shot
+    assert few is not None and few.each and few.units == 20 and few.after == (-1, 1) and made.tasks[0].info.num_tasks == 3
+    assert made.hash() != stream().hash() and len(made.tasks) == 2
+    assert stream(held_out=["door-close"], shots=(0, 2), draws=1, joint=True).few_shot is not None
+    experience = few.tasks[0].experience(3, shots=2)
+    assert experience.observation.shape == (1, 42) and (experience.observation[0, 39:] == [0, 0, 1]).all()
+
+    taken: list[int] = []
+
+    class Counting:
+        """Stands still, and counts what it is granted."""
+
+        def __init__(self, task: Any, seed: int) -> None:
+            self.granted = 0
+
+        def begin_task(self, task: Any) -> None: ...
+        def end_task(self, task: Any) -> None: ...
+
+        def learn(self, experience: Any) -> None:
+            taken.append(experience.remaining)
+            while experience.remaining:
+                experience.step(np.zeros((len(experience.observation), 4)))
+
+        def policy(self, task: Any) -> Any:
+            return expert_policy("door-close")
+
+        def state_dict(self) -> dict[str, Any]:
+            return {}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    sink = MemorySink()
+    Session(Counting, made, 0, EventLog(sink)).run()
+    assert taken == [40, 80, 80, 80, 80, 40]  # two episodes of 20 steps, before and after the phases
+    adapted = [event for event in parse_events("".join(line + "\n" for line in sink.lines).encode(), "m") if event["kind"] == "adapt"]
+    assert [(event["phase"], event["shots"]) for event in adapted] == [(-1, 0), (-1, 2), (1, 0), (1, 2)]
+
+
 def test_a_goal_is_shown_as_long_as_the_stream_says() -> None:
     made = stream(tasks=["reach"], goal_steps=2)
     assert made.name == "few-masked" and made.hash() != stream(tasks=["reach"], goal_steps=1).hash()
