@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from clbench import seeding
 from clbench.errors import UserError
 
+from . import native
 from .fast_env import ACTION_SIZE, MAX_STEPS, OBSERVATION_SIZE, PHYSICS, FastSawyer, Live, Shared, make_env, physics_of, reference_name
 from .goals import goals as frozen_goals
 from .simulation import cores
@@ -56,7 +57,8 @@ class VectorMetaWorld(gymnasium.vector.VectorEnv[Array, Array, Array]):
     mode "exact": as the reference, bit for bit. "fast": what only changes the solver's warm start is left out; episodes differ in the last
     digits, which contacts amplify, and are statistically the same.
     An episode ends after `horizon` steps (truncated), is begun anew in the same step (SAME_STEP), and never terminates before.
-    threads 0: as many as this process may use, 16 at most.
+    threads 0: as many as this process may use, 16 at most. helper "auto": threads step through the compiled helper where it was built (see
+    `native`), "off": through Python; the numbers are the same.
     """
 
     metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012  gymnasium's own attribute
@@ -70,6 +72,7 @@ class VectorMetaWorld(gymnasium.vector.VectorEnv[Array, Array, Array]):
         horizon: int = 200,
         mode: Literal["exact", "fast"] = "exact",
         threads: int = 0,
+        helper: Literal["auto", "off"] = "auto",
         seed: int = 0,
     ) -> None:
         names = [tasks] * (1 if num_envs is None else num_envs) if isinstance(tasks, str) else list(tasks)
@@ -80,6 +83,8 @@ class VectorMetaWorld(gymnasium.vector.VectorEnv[Array, Array, Array]):
             raise UserError(f"VectorMetaWorld: horizon must be in 1..{MAX_STEPS}, got {horizon}")
         if mode not in ("exact", "fast"):
             raise UserError(f"VectorMetaWorld: mode must be exact or fast, got '{mode}'")
+        if helper not in ("auto", "off"):
+            raise UserError(f"VectorMetaWorld: helper must be auto or off, got '{helper}'")
         self.tasks, self.num_envs, self.horizon, self.mode = tuple(names), len(names), horizon, mode
         self.threads = threads or cores()
         self._pool = ThreadPoolExecutor(self.threads, "clbench-metaworld") if self.threads > 1 else None
@@ -88,8 +93,10 @@ class VectorMetaWorld(gymnasium.vector.VectorEnv[Array, Array, Array]):
         for name in dict.fromkeys(names):
             rows = np.flatnonzero([other == name for other in names])
             at = np.asarray(given[name] if name in given else frozen_goals(name, "train"), dtype=np.float64)
-            kind = _Arrays if name in VECTOR_TASKS else _Singles
-            self._groups.append(kind(name, rows, at, mode, self.threads))
+            if name in VECTOR_TASKS:
+                self._groups.append(_Arrays(name, rows, at, mode, self.threads, helper=helper == "auto" and native.available()))
+            else:
+                self._groups.append(_Singles(name, rows, at, mode, self.threads))
         low = np.full(OBSERVATION_SIZE, -np.inf)
         self.single_observation_space = gymnasium.spaces.Box(low, -low, dtype=np.float64)
         self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), dtype=np.float32)
@@ -254,7 +261,7 @@ class _Beginning:
 class _Arrays(_Group):
     """Stepped by threads, observed and rewarded as arrays."""
 
-    def __init__(self, name: str, rows: Integer, positions: Array, mode: str, threads: int) -> None:
+    def __init__(self, name: str, rows: Integer, positions: Array, mode: str, threads: int, *, helper: bool) -> None:
         super().__init__(name, rows, positions, mode, threads)
         self._task: VectorTask = VECTOR_TASKS[name]
         self._settling = make_env(name, Shared())
@@ -273,6 +280,12 @@ class _Arrays(_Group):
         self._previous = np.zeros((count, 18))
         self._constants = {constant: np.zeros((count, 3)) for constant in self._task.constants}
         self._gather(model)
+        self._stepper = self._native() if helper else None
+
+    def _native(self) -> native.Stepper:
+        """The compiled helper over this group's simulators."""
+        pieces = [[piece for source, numbers, _ in row for piece in _rows_of(source, numbers)] for row in self._sources]
+        return native.Stepper(self._models, self._data, pieces, self._gathered, exact=self.mode == "exact", substeps=SUBSTEPS)
 
     def _gather(self, model: mujoco.MjModel) -> None:
         """Lay out one row of numbers for each environment, array by array of the simulator, and where each name stands in it."""
@@ -309,6 +322,8 @@ class _Arrays(_Group):
         data = self._data[n]
         mujoco.mj_setState(self._models[n % len(self.shares)], data, beginning.physics, PHYSICS)
         self._open[n] = beginning
+        if self._stepper is not None:
+            self._stepper.place(n, position, beginning.body_pos, beginning.site_pos)
         self._mocap[n] = data.mocap_pos[0]
         self._previous[n] = beginning.previous
         for name, values in self._constants.items():
@@ -328,6 +343,9 @@ class _Arrays(_Group):
 
     def simulate(self, thread: int) -> None:
         if not self.shares[thread]:
+            return
+        if self._stepper is not None:
+            self._stepper.step(thread, self._mocap, self._grip)
             return
         model, (body_pos, site_pos) = self._models[thread], self._model_views[thread]
         exact, mocap, grip = self.mode == "exact", self._mocap, self._grip
@@ -369,6 +387,11 @@ class _Arrays(_Group):
             mujoco.mj_setState(self._models[n % len(self.shares)], self._data[n], np.array(state["physics"][n]), PHYSICS)
             self._mocap[n] = self._data[n].mocap_pos[0]
         self._previous, self.observation = np.array(state["previous"]), np.array(state["observation"])
+
+
+def _rows_of(source: Array, numbers: Integer) -> list[Array]:
+    """The rows `numbers` of an array of a simulator, as views that are contiguous."""
+    return [source[number : number + 1].reshape(-1) for number in numbers.tolist()]
 
 
 class _Singles(_Group):

@@ -27,4 +27,13 @@ def test_envpool_stands_below_where_it_was_measured() -> None:
     """Exact over EnvPool: 2 and 8, geometric mean 4; a task without it counts for nothing."""
     rows = (Row("a", 400.0, 1.0, 1.0, 500.0, 200.0), Row("b", 800.0, 1.0, 1.0, 900.0, 100.0), Row("c", 1.0, 1.0, 1.0, 1.0))
     said = " ".join(text(Simulation(rows, 2)).split())
+    assert "helper" not in said
     assert "exact over envpool, which draws its own positions: 4.00 (a 2.00, b 8.00)" in said
+
+
+def test_the_compiled_helper_has_a_bar_of_its_own() -> None:
+    rows = (Row("a", 400.0, 1.0, 100.0, 500.0, None, 450.0), Row("b", 400.0, 1.0, 100.0, 500.0, None, 450.0))
+    assert Simulation(rows, 2).fulfilled
+    said = " ".join(text(Simulation(rows, 2)).split())
+    assert "with the helper, of physics (at least 0.75): 0.90 (a 0.90, b 0.90)" in said
+    assert not Simulation(tuple(Row(row.task, 400.0, 1.0, 100.0, 500.0, None, 350.0) for row in rows), 2).fulfilled
