@@ -158,7 +158,7 @@ def test_a_step_leaves_the_state_it_was_given_as_it_was(world):
     policy = world.live(world.agent(), [2 * world.slice]).policy(world.task(0))
     state = policy.initial_state(2)
     ask = policy.logits if world.kind == "text" else policy.act
-    inputs = np.zeros((2, 3), dtype=np.int64) if world.kind == "text" else np.zeros((2, 7), dtype=np.float32)
+    inputs = np.zeros((2, 3), dtype=np.int64) if world.kind == "text" else np.zeros_like(world.observations(2))
     _, state = ask(inputs, state)
     kept = copy.deepcopy(state)
     first = ask(inputs, state)[0]
