@@ -49,9 +49,9 @@ class ItemLearner(Learner):
         """What the learner itself keeps of the present task, in the order in which it came; batches of it are `kept`. None by default."""
         return iter(())
 
-    def own_batch(self, size: int) -> Batch:
-        """`size` of these, drawn with replacement; only where there are some."""
-        raise NotImplementedError
+    def own_batch(self, size: int) -> Batch | None:
+        """`size` of these, drawn with replacement; None where there are none."""
+        return None
 
     @property
     def held(self) -> list[nn.Parameter]:

@@ -31,7 +31,7 @@ from ..backbones.backbone import Backbone, Output
 from ..backbones.state import State
 from .episodes_kept import EpisodeBuffer, Lived, Windows
 from .learner import BuildBackbone, Hooks, Learner, OptimizerSettings, copied
-from .sac_networks import Acted, held_still, squashed
+from .sac_networks import Acted, check, heads, held_still, squashed, target_entropy
 
 Float = NDArray[np.floating[Any]]
 
@@ -83,19 +83,13 @@ class RecurrentSoftActorCritic(Learner):
                 "update_after and updates at least 0, burn_in at least -1, got "
                 f"{lanes}, {window}, {capacity}, {update_every}, {n_step}, {start_steps}, {update_after}, {updates} and {burn_in}"
             )
-        if not (0 <= discount <= 1 and 0 <= polyak <= 1 and target_output_std > 0 and initial_alpha > 0 and reward_scale > 0):
-            raise UserError(
-                "recurrent-soft-actor-critic: discount and polyak must lie in [0, 1], target_output_std, initial_alpha and reward_scale "
-                f"must be > 0, got {discount}, {polyak}, {target_output_std}, {initial_alpha}, {reward_scale}"
-            )
-        if task.choices:
-            raise UserError(f"recurrent-soft-actor-critic: expected a world of continuous actions, got one of {task.output_size} choices")
+        check("recurrent-soft-actor-critic", task, shares=(discount, polyak), positive=(target_output_std, initial_alpha, reward_scale))
         self.actions, self.lanes, self.window, self.burn_in = task.output_size, lanes, window, burn_in
         self.reset_buffer, self.discount, self.n_step = reset_buffer, discount, n_step
         self.polyak, self.reward_scale = polyak, reward_scale
         self.start_steps, self.update_after, self.update_every, self.updates = start_steps, update_after, update_every, updates
-        self.target_entropy = task.output_size * math.log(target_output_std * math.sqrt(2 * math.pi * math.e))
-        tasks = task.num_tasks if task.index is not None or task.num_tasks > 1 else 0
+        self.target_entropy = target_entropy(task.output_size, target_output_std)
+        tasks = heads(task)
         with self.randomness.lent():
             networks = SequenceNetworks(
                 build_backbone, task.input_size, task.output_size, tasks, math.log(initial_alpha), input_scale=input_scale

@@ -17,6 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clbench.errors import UserError
+from clbench.interfaces import TaskInfo
+
 from ..backbones.backbone import Backbone
 from ..backbones.state import State
 from .learner import BuildBackbone, trainable
@@ -69,6 +72,27 @@ def held_still(module: nn.Module) -> Generator[None]:
     finally:
         for weight in learning:
             weight.requires_grad_(True)
+
+
+def heads(task: TaskInfo) -> int:
+    """How many tasks' one-hot ends an observation; 0 where none does. In a joint phase it stands there too."""
+    return task.num_tasks if task.index is not None or task.num_tasks > 1 else 0
+
+
+def target_entropy(actions: int, std: float) -> float:
+    """The entropy of a normal law of deviation `std` in each of `actions` coordinates."""
+    return actions * math.log(std * math.sqrt(2 * math.pi * math.e))
+
+
+def check(kind: str, task: TaskInfo, *, shares: tuple[float, float], positive: tuple[float, float, float]) -> None:
+    """Refuse what no soft actor-critic can be: shares (discount, polyak), positive (target_output_std, initial_alpha, reward_scale)."""
+    if not (all(0 <= share <= 1 for share in shares) and min(positive) > 0):
+        raise UserError(
+            f"{kind}: discount and polyak must lie in [0, 1], target_output_std, initial_alpha and reward_scale must be > 0, "
+            f"got {', '.join(map(str, (*shares, *positive)))}"
+        )
+    if task.choices:
+        raise UserError(f"{kind}: expected a world of continuous actions, got one of {task.output_size} choices")
 
 
 class Trunk(nn.Module):

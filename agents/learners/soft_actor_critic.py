@@ -37,7 +37,7 @@ from .batch import Batch
 from .exploration import BestReturn
 from .item_learner import ItemLearner
 from .learner import BuildBackbone, Hooks, OptimizerSettings, copied
-from .sac_networks import ActorNetwork, Losses, SacNetworks, held_still
+from .sac_networks import ActorNetwork, Losses, SacNetworks, check, heads, held_still, target_entropy
 from .transitions import Steps, TransitionBuffer, Transitions
 from .written_gradients import Gradients, known
 
@@ -95,23 +95,17 @@ class SoftActorCritic(ItemLearner):
             )
         if not 0 <= popart <= 1:
             raise UserError(f"soft-actor-critic: popart must lie in [0, 1], got {popart}")
-        if not (0 <= discount <= 1 and 0 <= polyak <= 1 and target_output_std > 0 and initial_alpha > 0 and reward_scale > 0):
-            raise UserError(
-                "soft-actor-critic: discount and polyak must lie in [0, 1], target_output_std, initial_alpha and reward_scale must be > 0, "
-                f"got {discount}, {polyak}, {target_output_std}, {initial_alpha}, {reward_scale}"
-            )
+        check("soft-actor-critic", task, shares=(discount, polyak), positive=(target_output_std, initial_alpha, reward_scale))
         if acts not in ("mean", "drawn"):
             raise UserError(f"soft-actor-critic: acts must be mean or drawn, got '{acts}'")
         if exploration not in ("random", "best-return"):
             raise UserError(f"soft-actor-critic: exploration must be random or best-return, got '{exploration}'")
-        if task.choices:
-            raise UserError(f"soft-actor-critic: expected a world of continuous actions, got one of {task.output_size} choices")
         self.actions, self.batch_size, self.reset_buffer = task.output_size, batch_size, reset_buffer
         self.polyak, self.reward_scale, self.popart, self.acts = polyak, reward_scale, popart, acts
         self.start_steps, self.update_after, self.exploration = start_steps, update_after, exploration
         self.update_every, self.updates = update_every, updates
-        self.target_entropy = task.output_size * math.log(target_output_std * math.sqrt(2 * math.pi * math.e))
-        tasks = task.num_tasks if task.index is not None or task.num_tasks > 1 else 0  # in a joint phase the one-hot stands there too
+        self.target_entropy = target_entropy(task.output_size, target_output_std)
+        tasks = heads(task)
         with self.randomness.lent():
             networks = SacNetworks(build_backbone, task.input_size, task.output_size, tasks, math.log(initial_alpha), popart=popart > 0)
         if networks.actor.trunk.initial_state(1):
@@ -255,8 +249,8 @@ class SoftActorCritic(ItemLearner):
     def own_items(self) -> Iterator[Batch]:
         return (portion.to_batch(kept=True) for portion in self.buffer.everything())
 
-    def own_batch(self, size: int) -> Batch:
-        return self.buffer.draw(size).to_batch(kept=True)
+    def own_batch(self, size: int) -> Batch | None:
+        return self.buffer.draw(size).to_batch(kept=True) if self.buffer.filled else None
 
     @property
     def held(self) -> list[nn.Parameter]:

@@ -101,13 +101,15 @@ class PackNet(Method):
         return weights
 
     def _retrain(self, learner: ItemLearner, updates: int) -> None:
-        own = next(learner.own_items(), None) is not None
-        if not own and not len(self._items):
-            return
         learner.networks.train()
         with learner.randomness.lent():
             for _ in range(updates):
-                learner.update(learner.own_batch(self.batch_size) if own else self._items.sample(self.batch_size, self._draws), self)
+                batch = learner.own_batch(self.batch_size)
+                if batch is None and len(self._items):
+                    batch = self._items.sample(self.batch_size, self._draws)
+                if batch is None:
+                    return
+                learner.update(batch, self)
 
     def view(self, networks: nn.Module, task: TaskInfo) -> nn.Module:
         """`networks` with the weights of later tasks, and of nobody, set to 0; as they are for a task that is not finished."""

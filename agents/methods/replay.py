@@ -52,8 +52,7 @@ class Replay(Method):
 
     def after_task(self, learner: Learner, task: TaskInfo) -> None:
         assert isinstance(learner, ItemLearner)
-        for batch in learner.own_items():
-            self.memory.offer(batch._replace(kept=False))
+        self.memory.take_over(learner)
 
     def state_dict(self) -> dict[str, Any]:
         return {

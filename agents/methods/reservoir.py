@@ -60,7 +60,12 @@ class Reservoir:
         """Offer what is still open, as far as it came, and what `learner` kept itself of the task that is over."""
         for row in sorted(self._open):
             self._close(row)
-        for batch in learner.own_items() if learner is not None else ():
+        if learner is not None:
+            self.take_over(learner)
+
+    def take_over(self, learner: ItemLearner) -> None:
+        """Offer what `learner` kept itself of the task that is over."""
+        for batch in learner.own_items():
             self.offer(batch._replace(kept=False))
 
     def _close(self, row: int) -> None:

@@ -13,7 +13,7 @@ import csv
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,7 +102,17 @@ def generate(results: Path, *, check: bool = False) -> bool:
 
 def page(results: Path) -> str:
     """All of it."""
-    lines = [HEAD, "## Ours", "", *_ours(results), "## What learning a task alone takes", "", *_alone(results), "## Published", ""]
+    lines = [
+        HEAD,
+        "## Ours",
+        "",
+        *_sections(results / "submissions", results, _ours),
+        "## What learning a task alone takes",
+        "",
+        *_sections(results / "references", results, _alone, named=True),
+        "## Published",
+        "",
+    ]
     for file in sorted((results / "published").glob("*.csv")):
         lines += _published(file)
     return "\n".join(lines).rstrip() + "\n"
@@ -117,31 +127,39 @@ def _runs_below(folder: Path) -> dict[tuple[str, str], list[LoadedRun]]:
     return dict(sorted(groups.items()))
 
 
-def _ours(results: Path) -> Iterator[str]:
-    groups = _runs_below(results / "submissions")
+def _sections(
+    folder: Path, results: Path, body: Callable[[Sequence[LoadedRun], Path], Iterator[str]], *, named: bool = False
+) -> Iterator[str]:
+    """One for each stream and budget below `folder`: its conditions and its `body`; `named`: the agent stands in the heading."""
+    groups = _runs_below(folder)
     if not groups:
         yield "No runs yet."
         yield ""
     for (family, budget), group in groups.items():
-        yield f"### {family}, budget {budget}"
+        yield f"### {family}, budget {budget}" + (f": {escape(group[0].agent)}" if named else "")
         yield ""
         yield from _conditions(group)
-        with warnings.catch_warnings():  # windows of fewer rows than the original's are said on the page
-            warnings.simplefilter("ignore")
-            rows = methods(group, results)
-        by_name: dict[str, list[LoadedRun]] = defaultdict(list)
-        for run in group:
-            by_name[f"{run.agent} (joint)" if run.role == "joint" else run.agent].append(run)
-        table = [
-            [
-                escape(name),
-                str(len(by_name[name])),
-                *(_text(estimates[key]) for key in ("cw.performance", "cw.forgetting", "cw.forward_transfer")),
-                _hours(by_name[name]),
-            ]
-            for name, estimates in sorted(rows.items(), key=lambda item: -_value(item[1]["cw.performance"]))
+        yield from body(group, results)
+
+
+def _ours(group: Sequence[LoadedRun], results: Path) -> Iterator[str]:
+    """What every method of one table came to."""
+    with warnings.catch_warnings():  # windows of fewer rows than the original's are said on the page
+        warnings.simplefilter("ignore")
+        rows = methods(group, results)
+    by_name: dict[str, list[LoadedRun]] = defaultdict(list)
+    for run in group:
+        by_name[f"{run.agent} (joint)" if run.role == "joint" else run.agent].append(run)
+    table = [
+        [
+            escape(name),
+            str(len(by_name[name])),
+            *(_text(estimates[key]) for key in ("cw.performance", "cw.forgetting", "cw.forward_transfer")),
+            _hours(by_name[name]),
         ]
-        yield from _table(("Method", "Runs", "Performance", "Forgetting", "Forward transfer", "Hours a run"), table)
+        for name, estimates in sorted(rows.items(), key=lambda item: -_value(item[1]["cw.performance"]))
+    ]
+    yield from _table(("Method", "Runs", "Performance", "Forgetting", "Forward transfer", "Hours a run"), table)
 
 
 def _conditions(group: Sequence[LoadedRun]) -> Iterator[str]:
@@ -163,38 +181,31 @@ def _conditions(group: Sequence[LoadedRun]) -> Iterator[str]:
     yield ""
 
 
-def _alone(results: Path) -> Iterator[str]:
-    groups = _runs_below(results / "references")
-    if not groups:
-        yield "No runs yet."
-        yield ""
-    for (family, budget), group in groups.items():
-        yield f"### {family}, budget {budget}: {escape(group[0].agent)}"
-        yield ""
-        yield from _conditions(group)
-        yield (
-            f"Steps: at the first score of at least {LEARNED}; beside it the last score, and the minutes of the whole run. "
-            "Where a run never got there, its best score."
+def _alone(group: Sequence[LoadedRun], results: Path) -> Iterator[str]:
+    """How each task was learned, run by run."""
+    yield (
+        f"Steps: at the first score of at least {LEARNED}; beside it the last score, and the minutes of the whole run. "
+        "Where a run never got there, its best score."
+    )
+    yield ""
+    by_task: dict[str, list[LoadedRun]] = defaultdict(list)
+    for run in group:
+        by_task[run.tasks[run.spec["phases"][0]["columns"][0]]].append(run)
+    rows = []
+    for task, runs in by_task.items():
+        runs = sorted(runs, key=lambda run: run.seed)
+        curves = [_curve(run) for run in runs]
+        rows.append(
+            [
+                escape(task),
+                str(len(runs)),
+                f"{sum(bool(curve.learned) for curve in curves)} of {len(runs)}",
+                ", ".join(f"{curve.learned:,}" if curve.learned else f"never (best {score(curve.best)})" for curve in curves),
+                ", ".join(score(curve.last) for curve in curves),
+                ", ".join(f"{60 * hours(derived.costs(run.events)):.1f}" for run in runs),
+            ]
         )
-        yield ""
-        by_task: dict[str, list[LoadedRun]] = defaultdict(list)
-        for run in group:
-            by_task[run.tasks[run.spec["phases"][0]["columns"][0]]].append(run)
-        rows = []
-        for task, runs in by_task.items():
-            runs = sorted(runs, key=lambda run: run.seed)
-            curves = [_curve(run) for run in runs]
-            rows.append(
-                [
-                    escape(task),
-                    str(len(runs)),
-                    f"{sum(bool(curve.learned) for curve in curves)} of {len(runs)}",
-                    ", ".join(f"{curve.learned:,}" if curve.learned else f"never (best {score(curve.best)})" for curve in curves),
-                    ", ".join(score(curve.last) for curve in curves),
-                    ", ".join(f"{60 * hours(derived.costs(run.events)):.1f}" for run in runs),
-                ]
-            )
-        yield from _table(("Task", "Runs", "Learned", "Steps until learned", "Last score", "Minutes"), rows)
+    yield from _table(("Task", "Runs", "Learned", "Steps until learned", "Last score", "Minutes"), rows)
 
 
 class Curve(NamedTuple):
