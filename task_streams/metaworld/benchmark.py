@@ -26,9 +26,9 @@ from rich.table import Table
 
 from clbench.interfaces import Policy
 
+from .cores import worker_count
 from .evaluation import evaluate
 from .goals import goals
-from .simulation import worker_count
 
 CW10 = (
     "hammer",

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from clbench.errors import UserError
 from clbench.interfaces import Episodes, Policy
 
-from .simulation import ACTION_SIZE, CAPACITY, OBSERVATION_SIZE, simulation
+from .block import ACTION_SIZE, CAPACITY, OBSERVATION_SIZE
+from .simulation import simulation
 
 Float = NDArray[np.floating[Any]]
 

@@ -154,8 +154,8 @@ class Stepper:
         assert body_pos.flags.c_contiguous and site_pos.flags.c_contiguous
         self.placed[n], self._body_pos[n], self._site_pos[n] = number, body_pos.ctypes.data, site_pos.ctypes.data
 
-    def step(self, thread: int, mocap: Array, grip: Array) -> None:
-        """Step environments thread, thread + threads, ...; mocap (N, 3), grip (N, 2)."""
+    def step(self, thread: int, mocap: Array, grip: Array, active: NDArray[np.bool_] | None = None) -> None:
+        """Step environments thread, thread + threads, ... of those that `active` (N,) marks; mocap (N, 3), grip (N, 2)."""
         arrays = (
             self._data,
             self.placed,
@@ -168,9 +168,10 @@ class Stepper:
             self._sources,
             self._lengths,
         )
+        marks = ctypes.c_void_p(None if active is None else active.ctypes.data)
         pointers = (ctypes.c_void_p(array.ctypes.data) for array in arrays)
         counts = (ctypes.c_long(number) for number in (thread, len(self._shares), len(self._data)))
-        self._step(ctypes.byref(self._shares[thread]), *counts, *pointers, ctypes.c_void_p(self._out))
+        self._step(ctypes.byref(self._shares[thread]), *counts, marks, *pointers, ctypes.c_void_p(self._out))
 
 
 def main() -> None:

@@ -30,11 +30,12 @@ from rich.table import Table
 
 from . import native
 from .benchmark import CW10, PlainEpisodes
+from .cores import cores
 from .expert import expert_policy
 from .fast_env import ACTION_SIZE, Shared, make_env
 from .goals import goals
-from .simulation import cores
-from .vector_env import SUBSTEPS, VectorMetaWorld, _Arrays
+from .task_groups import SUBSTEPS, Arrays
+from .vector_env import VectorMetaWorld
 
 Array = NDArray[np.float64]
 
@@ -241,7 +242,7 @@ def _pooled(envs: Any, tape: NDArray[np.float32], episodes: int) -> float:
 def _physics(vector: VectorMetaWorld, tape: NDArray[np.float32], pool: ThreadPoolExecutor, episodes: int) -> float:
     """`mj_step` alone, from the beginnings and with the actions of the others."""
     group = vector._groups[0]
-    assert isinstance(group, _Arrays)
+    assert isinstance(group, Arrays)
     taken = 0.0
     for _ in range(episodes):
         _, info = vector.reset()
@@ -256,7 +257,7 @@ def _physics(vector: VectorMetaWorld, tape: NDArray[np.float32], pool: ThreadPoo
     return vector.num_envs * episodes * HORIZON / taken
 
 
-def _play(group: _Arrays, moves: Array, grips: Array, thread: int) -> None:
+def _play(group: Arrays, moves: Array, grips: Array, thread: int) -> None:
     model, (body_pos, site_pos) = group._models[thread], group._model_views[thread]
     for n in group.shares[thread]:
         beginning, data, (hand, control) = group._open[n], group._data[n], group._control[n]

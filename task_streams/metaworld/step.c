@@ -14,14 +14,15 @@ struct share {
   long substeps, pieces, width;
 };
 
-/* Environments first, first + stride, ... below count. data (N); placed (N): whose positions the model must have, beside body_pos and
+/* Environments first, first + stride, ... below count, where active (N), if there is one, is not 0. data (N); placed (N): whose positions the model must have, beside body_pos and
    site_pos (N) of these; hand and control (N): addresses in the simulator's data; mocap (N, 3), grip (N, 2): what goes there;
    sources (N, K), lengths (K): what is copied to out (N, width) afterwards. */
-void clbench_step(const struct share *share, long first, long stride, long count, void *const *data, const long *placed,
-                  double *const *body_pos, double *const *site_pos, double *const *hand, double *const *control, const double *mocap,
+void clbench_step(const struct share *share, long first, long stride, long count, const unsigned char *active, void *const *data,
+                  const long *placed, double *const *body_pos, double *const *site_pos, double *const *hand, double *const *control, const double *mocap,
                   const double *grip, const double *const *sources, const long *lengths, double *out) {
   long there = -1;
   for (long n = first; n < count; n += stride) {
+    if (active && !active[n]) continue;
     if (placed[n] != there) {
       memcpy(share->body_pos, body_pos[n], (size_t)share->body_bytes);
       memcpy(share->site_pos, site_pos[n], (size_t)share->site_bytes);

@@ -12,13 +12,11 @@ Shape letters: B environments, O = 39, A = 4.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import gymnasium
-import mujoco
 import numpy as np
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
@@ -27,26 +25,15 @@ from clbench import seeding
 from clbench.errors import UserError
 
 from . import native
-from .fast_env import ACTION_SIZE, MAX_STEPS, OBSERVATION_SIZE, PHYSICS, FastSawyer, Live, Shared, make_env, physics_of, reference_name
+from .cores import cores
+from .fast_env import ACTION_SIZE, MAX_STEPS, OBSERVATION_SIZE, reference_name
 from .goals import goals as frozen_goals
-from .simulation import cores
-from .vector_tasks import COMMON, VECTOR_TASKS, Moment, Scene, VectorTask, length
+from .task_groups import Arrays, Group, Singles, on_threads
+from .vector_tasks import VECTOR_TASKS
 
 Array = NDArray[np.float64]
 Integer = NDArray[np.integer[Any]]
 Bool = NDArray[np.bool_]
-
-SUBSTEPS = 5
-_WIDTHS = {"xpos": 3, "site_xpos": 3, "geom_xpos": 3, "xquat": 4, "xmat": 9, "geom_xmat": 9, "qpos": 1}
-_KINDS = {
-    "xpos": mujoco.mjtObj.mjOBJ_BODY,
-    "xquat": mujoco.mjtObj.mjOBJ_BODY,
-    "xmat": mujoco.mjtObj.mjOBJ_BODY,
-    "site_xpos": mujoco.mjtObj.mjOBJ_SITE,
-    "geom_xpos": mujoco.mjtObj.mjOBJ_GEOM,
-    "geom_xmat": mujoco.mjtObj.mjOBJ_GEOM,
-    "qpos": mujoco.mjtObj.mjOBJ_JOINT,
-}
 
 
 class VectorMetaWorld(gymnasium.vector.VectorEnv[Array, Array, Array]):
@@ -89,14 +76,15 @@ class VectorMetaWorld(gymnasium.vector.VectorEnv[Array, Array, Array]):
         self.threads = threads or cores()
         self._pool = ThreadPoolExecutor(self.threads, "clbench-metaworld") if self.threads > 1 else None
         given = {} if positions is None else positions
-        self._groups: list[_Group] = []
+        self._groups: list[Group] = []
+        self._positions: dict[str, Array] = {}
         for name in dict.fromkeys(names):
             rows = np.flatnonzero([other == name for other in names])
-            at = np.asarray(given[name] if name in given else frozen_goals(name, "train"), dtype=np.float64)
+            self._positions[name] = np.asarray(given[name] if name in given else frozen_goals(name, "train"), dtype=np.float64)
             if name in VECTOR_TASKS:
-                self._groups.append(_Arrays(name, rows, at, mode, self.threads, helper=helper == "auto" and native.available()))
+                self._groups.append(Arrays(name, rows, mode, self.threads, helper=helper == "auto" and native.available()))
             else:
-                self._groups.append(_Singles(name, rows, at, mode, self.threads))
+                self._groups.append(Singles(name, rows, mode, self.threads))
         low = np.full(OBSERVATION_SIZE, -np.inf)
         self.single_observation_space = gymnasium.spaces.Box(low, -low, dtype=np.float64)
         self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), dtype=np.float32)
@@ -169,7 +157,7 @@ class VectorMetaWorld(gymnasium.vector.VectorEnv[Array, Array, Array]):
         for generator, kept in zip(self._generators, state["generators"], strict=True):
             generator.bit_generator.state = kept
         for group, kept in zip(self._groups, state["groups"], strict=True):
-            group.load_state_dict(kept, self._at[group.rows])
+            group.load_state_dict(kept, [self._positions[group.name][at] for at in self._at[group.rows]])
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the threads."""
@@ -189,242 +177,23 @@ class VectorMetaWorld(gymnasium.vector.VectorEnv[Array, Array, Array]):
         """Open an episode in the environments `rows`; the observations of these are then those of its beginning."""
         chosen = set(rows.tolist())
         for group in self._groups:
+            known = self._positions[group.name]
             mine = [n for n, row in enumerate(group.rows.tolist()) if row in chosen]
             for n in mine:
                 row = int(group.rows[n])
-                drawn = self._generators[row].integers(len(group.positions)) if positions is None else int(positions[row])
-                if not 0 <= drawn < len(group.positions):
-                    raise UserError(f"reset: {group.name}: expected a position 0..{len(group.positions) - 1}, got {drawn}")
+                drawn = self._generators[row].integers(len(known)) if positions is None else int(positions[row])
+                if not 0 <= drawn < len(known):
+                    raise UserError(f"reset: {group.name}: expected a position 0..{len(known) - 1}, got {drawn}")
                 self._at[row] = drawn
-                group.begin(n, int(drawn))
+                group.begin(n, known[int(drawn)])
         self._steps[rows] = 0
 
     def _simulate(self, actions: Array) -> None:
         """Let all threads step their share of every group."""
         for group in self._groups:
             group.prepare(actions[group.rows])
-        if self._pool is None:
-            self._share(0)
-        else:
-            for done in [self._pool.submit(self._share, thread) for thread in range(self.threads)]:
-                done.result()
+        on_threads(self._pool, self.threads, self._share)
 
     def _share(self, thread: int) -> None:
         for group in self._groups:
             group.simulate(thread)
-
-
-class _Group:
-    """The environments `rows` of one task."""
-
-    def __init__(self, name: str, rows: Integer, positions: Array, mode: str, threads: int) -> None:
-        self.name, self.rows, self.positions, self.mode = name, rows, positions, mode
-        self.observation = np.zeros((len(rows), OBSERVATION_SIZE))
-        self.shares = [range(thread, len(rows), threads) for thread in range(threads)]
-
-    def begin(self, n: int, position: int) -> None:
-        """Put environment n at the beginning of an episode."""
-        raise NotImplementedError
-
-    def prepare(self, actions: NDArray[np.floating[Any]]) -> None:
-        """Hand over the next actions."""
-        raise NotImplementedError
-
-    def simulate(self, thread: int) -> None:
-        """Step the share of a thread."""
-        raise NotImplementedError
-
-    def observe(self, actions: NDArray[np.floating[Any]]) -> tuple[Array, Bool]:
-        """Rewards and success after the step, and `observation`."""
-        raise NotImplementedError
-
-    def state_dict(self) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def load_state_dict(self, state: Mapping[str, Any], positions: Integer) -> None:
-        raise NotImplementedError
-
-
-class _Beginning:
-    """How episodes at one position begin."""
-
-    def __init__(self, env: FastSawyer, position: Array, constants: Sequence[str]) -> None:
-        self.observation = env.reset_to(position)
-        start = env.shared.starts[np.ascontiguousarray(position).tobytes()]
-        self.physics, self.body_pos, self.site_pos = start.physics, start.body_pos, start.site_pos
-        self.constants = {name: start.attributes[name] for name in constants}
-        if moving := [name for name, value in self.constants.items() if isinstance(value, Live)]:
-            raise AssertionError(f"{env.task_name}: {moving[0]} moves with the simulator and is no constant of an episode")
-        self.previous = np.array(start.attributes["_prev_obs"])  # (18,)
-
-
-class _Arrays(_Group):
-    """Stepped by threads, observed and rewarded as arrays."""
-
-    def __init__(self, name: str, rows: Integer, positions: Array, mode: str, threads: int, *, helper: bool) -> None:
-        super().__init__(name, rows, positions, mode, threads)
-        self._task: VectorTask = VECTOR_TASKS[name]
-        self._settling = make_env(name, Shared())
-        model = self._settling.model
-        self._low, self._high = self._settling._observation_bounds
-        self._mocap_low, self._mocap_high = self._settling.mocap_low, self._settling.mocap_high
-        self._scale = self._settling.action_scale
-        self._models = [copy.copy(model) for share in self.shares if share]
-        self._model_views = [(m.body_pos, m.site_pos) for m in self._models]
-        count = len(rows)
-        self._data = [mujoco.MjData(self._models[n % threads]) for n in range(count)]
-        self._control = [(data.mocap_pos, data.ctrl) for data in self._data]
-        self._beginnings: dict[int, _Beginning] = {}
-        self._open: list[_Beginning | None] = [None] * count
-        self._mocap, self._grip = np.zeros((count, 3)), np.zeros((count, 2))
-        self._previous = np.zeros((count, 18))
-        self._constants = {constant: np.zeros((count, 3)) for constant in self._task.constants}
-        self._gather(model)
-        self._stepper = self._native() if helper else None
-
-    def _native(self) -> native.Stepper:
-        """The compiled helper over this group's simulators."""
-        pieces = [[piece for source, numbers, _ in row for piece in _rows_of(source, numbers)] for row in self._sources]
-        return native.Stepper(self._models, self._data, pieces, self._gathered, exact=self.mode == "exact", substeps=SUBSTEPS)
-
-    def _gather(self, model: mujoco.MjModel) -> None:
-        """Lay out one row of numbers for each environment, array by array of the simulator, and where each name stands in it."""
-        quantities = {**COMMON, **self._task.quantities}
-        arrays = list(dict.fromkeys(quantity.array for quantity in quantities.values()))
-        columns: dict[str, slice] = {}
-        pieces: list[tuple[str, Integer, slice]] = []
-        end = 0
-        for array in arrays:
-            named = [(name, quantity.row) for name, quantity in quantities.items() if quantity.array == array]
-            numbers = [mujoco.mj_name2id(model, _KINDS[array], row) for _, row in named]
-            assert min(numbers) >= 0, (self.name, array, named)
-            if array == "qpos":
-                numbers = [int(model.jnt_qposadr[number]) for number in numbers]
-            first, width = end, _WIDTHS[array]
-            for name, _ in named:
-                columns[name] = slice(end, end + width)
-                end += width
-            pieces.append((array, np.array(numbers), slice(first, end)))
-        self._gathered = np.zeros((len(self.rows), end))
-        self._scene = Scene({name: self._gathered[:, columns[name]] for name in columns})
-        self._sources = []
-        for n, data in enumerate(self._data):
-            row = self._gathered[n]
-            self._sources.append(
-                [
-                    (getattr(data, array), numbers, row[place] if array == "qpos" else row[place].reshape(len(numbers), -1))
-                    for array, numbers, place in pieces
-                ]
-            )
-
-    def begin(self, n: int, position: int) -> None:
-        beginning = self._begin_at(position)
-        data = self._data[n]
-        mujoco.mj_setState(self._models[n % len(self.shares)], data, beginning.physics, PHYSICS)
-        self._open[n] = beginning
-        if self._stepper is not None:
-            self._stepper.place(n, position, beginning.body_pos, beginning.site_pos)
-        self._mocap[n] = data.mocap_pos[0]
-        self._previous[n] = beginning.previous
-        for name, values in self._constants.items():
-            values[n] = beginning.constants[name]
-        self.observation[n] = beginning.observation
-
-    def _begin_at(self, position: int) -> _Beginning:
-        beginning = self._beginnings.get(position)
-        if beginning is None:
-            beginning = self._beginnings[position] = _Beginning(self._settling, self.positions[position], self._task.constants)
-        return beginning
-
-    def prepare(self, actions: NDArray[np.floating[Any]]) -> None:
-        move = np.minimum(np.maximum(actions[:, :3], -1), 1) * self._scale  # in the precision of the actions, as the reference has it
-        self._mocap = np.minimum(np.maximum(self._mocap + move, self._mocap_low), self._mocap_high)
-        self._grip[:, 0], self._grip[:, 1] = actions[:, 3], -actions[:, 3]
-
-    def simulate(self, thread: int) -> None:
-        if not self.shares[thread]:
-            return
-        if self._stepper is not None:
-            self._stepper.step(thread, self._mocap, self._grip)
-            return
-        model, (body_pos, site_pos) = self._models[thread], self._model_views[thread]
-        exact, mocap, grip = self.mode == "exact", self._mocap, self._grip
-        placed = None
-        for n in self.shares[thread]:
-            data, beginning, (hand, control) = self._data[n], self._open[n], self._control[n]
-            if beginning is not placed:
-                assert beginning is not None
-                body_pos[:], site_pos[:] = beginning.body_pos, beginning.site_pos
-                placed = beginning
-            hand[0] = mocap[n]
-            control[:] = grip[n]
-            mujoco.mj_step(model, data, SUBSTEPS)
-            if exact:
-                mujoco.mj_forward(model, data)  # changes the solver's warm start, and so the last bits of the next step
-            else:
-                mujoco.mj_kinematics(model, data)
-            for source, numbers, out in self._sources[n]:
-                source.take(numbers, 0, out, "clip")
-
-    def observe(self, actions: NDArray[np.floating[Any]]) -> tuple[Array, Bool]:
-        scene = self._scene
-        current = np.empty((len(self.rows), 18))
-        current[:, :3] = scene["hand"]
-        current[:, 3] = np.minimum(np.maximum(length(scene["right_claw"] - scene["left_claw"]) / 0.1, 0.0), 1.0)
-        current[:, 4:] = self._task.objects(scene)
-        whole = np.concatenate([current, self._previous, self._constants["_target_pos"]], axis=1)
-        self._previous = current
-        self.observation = np.minimum(np.maximum(whole, self._low), self._high)
-        return self._task.outcome(Moment(scene, self._constants, self.observation, actions[:, 3]))
-
-    def state_dict(self) -> dict[str, Any]:
-        physics = [physics_of(self._models[n % len(self.shares)], data) for n, data in enumerate(self._data)]
-        return {"physics": np.array(physics), "previous": self._previous.copy(), "observation": self.observation.copy()}
-
-    def load_state_dict(self, state: Mapping[str, Any], positions: Integer) -> None:
-        for n, position in enumerate(positions.tolist()):
-            self.begin(n, position)
-            mujoco.mj_setState(self._models[n % len(self.shares)], self._data[n], np.array(state["physics"][n]), PHYSICS)
-            self._mocap[n] = self._data[n].mocap_pos[0]
-        self._previous, self.observation = np.array(state["previous"]), np.array(state["observation"])
-
-
-def _rows_of(source: Array, numbers: Integer) -> list[Array]:
-    """The rows `numbers` of an array of a simulator, as views that are contiguous."""
-    return [source[number : number + 1].reshape(-1) for number in numbers.tolist()]
-
-
-class _Singles(_Group):
-    """Stepped one after another by `fast_env`, all by the first thread: their Python holds the lock."""
-
-    def __init__(self, name: str, rows: Integer, positions: Array, mode: str, threads: int) -> None:
-        super().__init__(name, rows, positions, mode, threads)
-        shared = Shared()
-        self._envs = [make_env(name, shared) for _ in rows]
-        self._reward, self._success = np.zeros(len(rows)), np.zeros(len(rows), dtype=bool)
-        self._actions: NDArray[np.floating[Any]] = np.zeros((len(rows), ACTION_SIZE))
-
-    def begin(self, n: int, position: int) -> None:
-        self.observation[n] = self._envs[n].reset_to(self.positions[position])
-
-    def prepare(self, actions: NDArray[np.floating[Any]]) -> None:
-        self._actions = actions
-
-    def simulate(self, thread: int) -> None:
-        if thread:
-            return
-        for n, env in enumerate(self._envs):
-            self.observation[n], self._reward[n], _, _, info = env.step(self._actions[n])
-            self._success[n] = info["success"] > 0
-
-    def observe(self, actions: NDArray[np.floating[Any]]) -> tuple[Array, Bool]:
-        return self._reward.copy(), self._success.copy()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"envs": [env.saved() for env in self._envs], "observation": self.observation.copy()}
-
-    def load_state_dict(self, state: Mapping[str, Any], positions: Integer) -> None:
-        for n, position in enumerate(positions.tolist()):
-            self.begin(n, position)
-            self._envs[n].restore(state["envs"][n])
-        self.observation = np.array(state["observation"])

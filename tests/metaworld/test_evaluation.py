@@ -19,15 +19,18 @@ from clbench.task_streams.metaworld.evaluation import evaluate
 from clbench.task_streams.metaworld.expert import RandomPolicy, expert_policy
 from clbench.task_streams.metaworld.fast_env import make_env
 from clbench.task_streams.metaworld.goals import goals
+from clbench.task_streams.metaworld.threads import Threads
+from clbench.task_streams.metaworld.workers import InProcess
 
 
-def test_any_number_of_workers_gives_the_same_numbers(monkeypatch):
-    positions = goals("push", "evaluation")[:5]
+@pytest.mark.parametrize("task", ["push", "reach"])  # on threads, in processes
+def test_any_number_of_workers_gives_the_same_numbers(task, monkeypatch):
+    positions = goals(task, "evaluation")[:5]
     results = []
     for workers in ("0", "2", "3"):
         monkeypatch.setenv("CLBENCH_WORKERS", workers)
-        results.append(evaluate("push", positions, RandomPolicy(1), 30))
-        results.append(evaluate("push", positions, RandomPolicy(1), 30))
+        results.append(evaluate(task, positions, RandomPolicy(1), 30))
+        results.append(evaluate(task, positions, RandomPolicy(1), 30))
     for result in results[1:]:
         assert np.array_equal(result.score, results[0].score)
         for fact in ("length", "return"):
@@ -50,6 +53,33 @@ def test_lock_step_equals_one_episode_after_another():
                 break
         assert (result.score[n], result.facts["length"][n]) == (info["success"], steps)
         assert result.facts["return"][n] == pytest.approx(total, abs=1e-12)
+
+
+def stepped(engine, task, positions, steps=60):
+    """What a block says after every step of noisy experts; episode n is left alone after 11 n steps."""
+    draws, expert, found = np.random.default_rng(0), expert_policy(task), []
+    count, block = len(positions), engine.block
+    engine.begin(task, positions)
+    for step in range(steps):
+        response = expert.response(block.observation[:count])
+        block.action[:count] = np.clip(response + draws.normal(0, 0.3, (count, 4)), -1, 1)
+        block.active[:count] = step < 11 * np.arange(1, count + 1)
+        engine.step()
+        found.append([array[:count].copy() for array in (block.observation, block.success, block.reward)])
+    return [np.array(each) for each in zip(*found, strict=True)]
+
+
+@pytest.mark.parametrize("task", CW10)
+def test_threads_and_processes_step_alike_whoever_stands_still(task):
+    positions = goals(task, "evaluation")
+    threads = Threads(2)
+    stepped(threads, task, positions[20:27], 5)  # more of them, elsewhere
+    for chosen in (positions[:4], positions[4:8], positions[:9]):
+        (observation, success, reward), theirs = stepped(threads, task, chosen), stepped(InProcess(), task, chosen)
+        assert np.array_equal(observation, theirs[0]) and np.array_equal(success, theirs[1])
+        assert np.abs(reward - theirs[2]).max() <= 1e-12
+        assert not np.array_equal(observation[10, 0], observation[9, 0]) and np.array_equal(observation[11, 0], observation[10, 0])
+    threads.close()
 
 
 def test_policies_see_float32_with_the_cue_and_keep_their_own_state():
@@ -122,23 +152,23 @@ def test_wrong_requests_are_refused(monkeypatch):
 def test_an_error_in_a_worker_reaches_the_user_and_the_next_evaluation_works(monkeypatch):
     monkeypatch.setenv("CLBENCH_WORKERS", "2")
     with pytest.raises(UserError, match="expected a position vector of shape"):
-        evaluate("push", np.zeros((2, 3)), RandomPolicy(0), 10)
-    assert evaluate("push", goals("push", "train")[:2], RandomPolicy(0), 2).facts["length"].tolist() == [2.0, 2.0]
+        evaluate("reach", np.zeros((2, 3)), RandomPolicy(0), 10)
+    assert evaluate("reach", goals("reach", "train")[:2], RandomPolicy(0), 2).facts["length"].tolist() == [2.0, 2.0]
 
 
 def test_a_killed_worker_is_an_error_in_one_line_and_the_next_evaluation_works(monkeypatch):
     monkeypatch.setenv("CLBENCH_WORKERS", "2")
-    positions = goals("push", "train")[:2]
+    positions = goals("reach", "train")[:2]
 
     class Murderer(RandomPolicy):
         def act(self, observation, state):
-            engine = simulation._engine(2)
+            engine = simulation._engine("reach", 2)
             os.kill(engine.pids[0], signal.SIGKILL)
             return super().act(observation, state)
 
     with pytest.raises(ClbenchError, match="a simulation worker ended"):
-        evaluate("push", positions, Murderer(0), 10)
-    assert evaluate("push", positions, RandomPolicy(0), 2).facts["length"].tolist() == [2.0, 2.0]
+        evaluate("reach", positions, Murderer(0), 10)
+    assert evaluate("reach", positions, RandomPolicy(0), 2).facts["length"].tolist() == [2.0, 2.0]
 
 
 PARENT = """
@@ -151,7 +181,7 @@ from clbench.task_streams.metaworld.goals import goals
 class Endless(RandomPolicy):
     def act(self, observation, state):
         if state == 2:
-            sys.stdout.write(" ".join(map(str, simulation._engine(2).pids)) + "\\n")
+            sys.stdout.write(" ".join(map(str, simulation._engine("reach", 2).pids)) + "\\n")
             sys.stdout.flush()
         return super().act(observation, state)
 

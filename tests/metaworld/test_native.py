@@ -9,6 +9,10 @@ import pytest
 from clbench.errors import UserError
 from clbench.task_streams.metaworld import native
 from clbench.task_streams.metaworld.benchmark import CW10
+from clbench.task_streams.metaworld.evaluation import evaluate
+from clbench.task_streams.metaworld.expert import expert_policy
+from clbench.task_streams.metaworld.goals import goals
+from clbench.task_streams.metaworld.simulation import close_workers
 from clbench.task_streams.metaworld.vector_env import VectorMetaWorld
 
 compiled = pytest.mark.skipif(not any(shutil.which(name) for name in native.COMPILERS), reason="no C compiler here")
@@ -42,6 +46,20 @@ def test_the_helper_gives_the_numbers_of_python(mode):
     envs = [VectorMetaWorld(tasks, horizon=12, mode=mode, threads=threads, helper=helper) for threads, helper in ((2, "auto"), (3, "off"))]
     assert envs[0]._groups[0]._stepper is not None and envs[1]._groups[0]._stepper is None
     assert all(np.array_equal(one, other) for one, other in zip(*(played(env, 27) for env in envs), strict=True))
+
+
+@compiled
+def test_evaluations_give_the_same_numbers_with_it():
+    positions = goals("window-close", "evaluation")[:5]
+    found = []
+    for built in (False, True):
+        if built:
+            native.build()
+        close_workers()
+        found.append(evaluate("window-close", positions, expert_policy("window-close"), 120))
+    close_workers()
+    assert len(set(found[0].facts["length"])) > 1 and found[0].score.all()
+    assert all(np.array_equal(found[0].facts[fact], found[1].facts[fact]) for fact in ("length", "return"))
 
 
 @compiled
