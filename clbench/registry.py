@@ -1,6 +1,6 @@
 """Names to constructors: entry points are the only door, keyword parameters the only schema.
 
-Groups: agents, learners, backbones, methods, streams, configs, benchmarks (entry points `clbench.<group>`). Built-ins and strangers
+Groups: agents, learners, backbones, methods, streams, configs, benchmarks, data (entry points `clbench.<group>`). Built-ins and strangers
 come in the same way; a name given by two distributions is an error that names both. Nothing is imported before it is asked for.
 """
 

@@ -1,0 +1,143 @@
+"""What a folder of real text holds: data sets of three kinds, each with its splits, and what had to be left out.
+
+choices: a text and one of few answers (a label, a place); answers: a text and another text; text: nothing but text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+Kind = Literal["choices", "answers", "text"]
+
+SPLITS = ("train", "validation", "test")
+MOST_CHOICES = 300
+"""More different answers than these are texts, not choices."""
+
+ROWS_A_CHOICE = 3
+"""So many rows an answer must have on average to be a choice."""
+
+_BUCKETS = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example. `age`: statements since the last one that the answer rests on, where the source says so; 1 is the one before."""
+
+    prompt: str
+    answer: str = ""
+    age: int | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A named data set as it was read. `groups`: published groups of its answers; `remarks`: what was left out or decided, in words."""
+
+    name: str
+    kind: Kind
+    form: str
+    splits: Mapping[str, tuple[Row, ...]]
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The different answers of its training rows, sorted; numbers by their size."""
+        found = {row.answer for row in self.splits["train"]}
+        return tuple(sorted(found, key=lambda label: (not label.isdecimal(), int(label) if label.isdecimal() else 0, label)))
+
+    @property
+    def question_last(self) -> bool:
+        """Whether the end of a text asks for something in it, so that what has to go of a long text is its beginning."""
+        return any(row.age is not None for row in self.splits["train"][:100])
+
+    @property
+    def overlap(self) -> int:
+        """Test rows whose text stands in the training rows as well."""
+        known = {row.prompt for row in self.splits["train"]}
+        return sum(row.prompt in known for row in self.splits["test"])
+
+    @property
+    def content(self) -> str:
+        """sha256 over all rows in order."""
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            digest.update(f"{split}\0".encode())
+            for row in self.splits[split]:
+                digest.update(f"{row.prompt}\0{row.answer}\0".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+
+def is_choice(answers: Sequence[str]) -> bool:
+    """Whether these answers of training rows are choices: few, and each seen several times."""
+    different = len(set(answers))
+    return 1 < different <= MOST_CHOICES and different * ROWS_A_CHOICE <= len(answers)
+
+
+def bucket(text: str) -> int:
+    """0 to 9, from a hash of the text, so that equal texts are in one split."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "little") % 10
+
+
+def completed(dataset: Dataset) -> Dataset:
+    """The same data set with all three splits, and with answers in every split that training knows.
+
+    A split that is missing is taken from the training rows: one of ten by a hash of the text; of plain text a tenth of it, at its end.
+    """
+    splits = {split: tuple(dataset.splits.get(split, ())) for split in SPLITS}
+    remarks = list(dataset.remarks)
+    missing = [split for split in ("validation", "test") if not splits[split]]
+    if missing and splits["train"]:
+        rows = splits["train"]
+        parts = _blocks(rows, missing) if dataset.kind == "text" else _by_hash(rows, missing)
+        splits.update(parts)
+        counts = ", ".join(f"{len(splits[split]):,} {split}" for split in ("train", *missing))
+        remarks.append(f"no {' and no '.join(missing)} split in the source: taken from its training rows ({counts})")
+    if dataset.kind == "choices":
+        known = {row.answer for row in splits["train"]}
+        for split in ("validation", "test"):
+            kept = tuple(row for row in splits[split] if row.answer in known)
+            if left := len(splits[split]) - len(kept):
+                strange = Counter(row.answer for row in splits[split] if row.answer not in known).most_common(1)[0][0]
+                remarks.append(f"{left} {split} rows have answers that no training row has, as '{shortened(strange)}': left out")
+            splits[split] = kept
+    return replace(dataset, splits=splits, remarks=tuple(remarks))
+
+
+def _by_hash(rows: Sequence[Row], missing: Sequence[str]) -> dict[str, tuple[Row, ...]]:
+    taken = {split: [row for row in rows if bucket(row.prompt) in _BUCKETS[split]] for split in missing}
+    away = {number for split in missing for number in _BUCKETS[split]}
+    return {"train": tuple(row for row in rows if bucket(row.prompt) not in away), **{s: tuple(found) for s, found in taken.items()}}
+
+
+def _blocks(rows: Sequence[Row], missing: Sequence[str]) -> dict[str, tuple[Row, ...]]:
+    """Of one long text its end; of many their last ones."""
+    if len(rows) > 10:
+        share = max(1, len(rows) // 10)
+        cuts = [len(rows) - share * left for left in range(len(missing), -1, -1)]
+        parts = {split: tuple(rows[cuts[n] : cuts[n + 1]]) for n, split in enumerate(missing)}
+        return {"train": tuple(rows[: cuts[0]]), **parts}
+    whole = "\n".join(row.prompt for row in rows)
+    share = len(whole) // 10
+    cuts = [len(whole) - share * left for left in range(len(missing), -1, -1)]
+    parts = {split: (Row(whole[cuts[n] : cuts[n + 1]]),) for n, split in enumerate(missing)}
+    return {"train": (Row(whole[: cuts[0]]),), **parts}
+
+
+def shortened(text: str, most: int = 40) -> str:
+    """The beginning of a text in one line, for people."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def tallied(reasons: Iterable[tuple[str, str]]) -> list[str]:
+    """One remark for each reason that rows were left out for, with how often and the first place."""
+    found: dict[str, list[str]] = {}
+    for reason, place in reasons:
+        found.setdefault(reason, []).append(place)
+    return [
+        f"{len(places)} row{'s' if len(places) > 1 else ''} left out: {reason} (first: {places[0]})" for reason, places in found.items()
+    ]

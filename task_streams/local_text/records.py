@@ -1,0 +1,322 @@
+"""Rows out of one file: lines, tables, records, stories. Every reader yields a `Row`, or a `Broken` that says why there is none.
+
+Formats, as published: language.md, section 4.1. Text is UTF-8, with or without a byte order mark; what is not is read as latin-1, aloud.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .corpus import MOST_CHOICES, ROWS_A_CHOICE, Row
+
+TEXT_KEYS = ("text", "sentence", "utterance", "title", "query", "input", "source", "prompt", "question", "description")
+ANSWER_KEYS = ("label", "category", "intent", "class", "answer", "output", "target", "response", "completion")
+CONTEXT_KEYS = ("context", "passage", "story", "fact1", "fact2")
+LABEL_WORD = re.compile(r"[0-9]{1,3}|[A-Z][A-Z_]*(?::[A-Za-z0-9_-]+)?|__label__\S+")
+
+
+class Broken(NamedTuple):
+    """Why a place in a file gave no row."""
+
+    reason: str
+    place: str
+
+
+Rows = Iterator[Row | Broken]
+
+
+class Unreadable(Exception):
+    """A file as a whole gives nothing; the text says why."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """A file's text, and what was noticed while it was read."""
+
+    name: str
+    text: str
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """Without their ends; line ends of all systems, nothing else parts lines."""
+        return re.split(r"\r\n|\n|\r", self.text.removesuffix("\n").removesuffix("\r")) if self.text else []
+
+
+def read(path: Path) -> Content:
+    """The text of a file, unpacked where its name ends in .gz."""
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise Unreadable(f"cannot be read ({error})") from None
+    if b"\0" in data[:4096]:
+        raise Unreadable("is not text (it holds zero bytes)")
+    try:
+        text, remarks = data.decode("utf-8-sig"), ()
+    except UnicodeDecodeError as error:
+        text, remarks = data.decode("latin-1"), (f"{path.name}: not UTF-8 at byte {error.start}, read as latin-1",)
+    if not text.strip():
+        raise Unreadable("is empty")
+    return Content(path.name, text, remarks)
+
+
+# Lines.
+
+
+def labelled_lines(content: Content) -> Rows:
+    """`LABEL text of the example`, one a line."""
+    for number, line in enumerate(content.lines, 1):
+        label, _, text = line.strip().partition(" ")
+        if not line.strip():
+            continue
+        yield Row(text.strip(), label) if text.strip() else Broken("a label without a text", f"{content.name}:{number}")
+
+
+def is_labelled_lines(content: Content) -> bool:
+    """Whether nearly every line begins with a word that looks like a label and comes back."""
+    lines = [line.split(None, 1) for line in content.lines if line.strip()]
+    marked = [parts[0] for parts in lines if len(parts) == 2 and LABEL_WORD.fullmatch(parts[0])]
+    few = 1 < len(set(marked)) <= min(MOST_CHOICES, max(2, len(marked) // ROWS_A_CHOICE))
+    return few and len(marked) >= 0.9 * len(lines)
+
+
+def scan(content: Content) -> Rows:
+    """`IN: command OUT: actions`."""
+    for number, line in enumerate(content.lines, 1):
+        if not line.strip():
+            continue
+        found = re.fullmatch(r"\s*IN:\s*(.*?)\s*OUT:\s*(.*?)\s*", line)
+        if found is None or not found[1] or not found[2]:
+            yield Broken("expected IN: command OUT: actions", f"{content.name}:{number}")
+        else:
+            yield Row(found[1], found[2])
+
+
+def stories(content: Content) -> Rows:
+    """Numbered statements and `number question TAB answer TAB numbers of the statements it rests on`; numbers begin anew with a story."""
+    facts: list[tuple[int, str]] = []
+    before = 0
+    for number, line in enumerate(content.lines, 1):
+        place = f"{content.name}:{number}"
+        if not line.strip():
+            continue
+        head, _, rest = line.strip().partition(" ")
+        if not head.isdecimal() or not rest.strip():
+            yield Broken("expected a number, a blank and a statement", place)
+            continue
+        at = int(head)
+        if at <= before:
+            facts = []
+        before = at
+        parts = [part.strip() for part in rest.split("\t")]
+        if len(parts) == 1:
+            facts.append((at, parts[0]))
+        elif not parts[0] or not parts[1]:
+            yield Broken("a question without an answer", place)
+        elif not facts:
+            yield Broken("a question before any statement", place)
+        else:
+            rests = [int(word) for word in parts[2].split() if word.isdecimal()] if len(parts) > 2 else []
+            since = [sum(when > rest for when, _ in facts) + 1 for rest in rests if any(when == rest for when, _ in facts)]
+            yield Row(" ".join([*(fact for _, fact in facts), parts[0]]), parts[1].lower(), min(since, default=None))
+
+
+def plain(content: Content) -> Rows:
+    """The whole file as one text."""
+    yield Row(content.text)
+
+
+def side_by_side(texts: Content, answers: Content) -> Rows:
+    """A text a line in one file, its answer on the same line of the other."""
+    left, right = texts.lines, answers.lines
+    if len(left) != len(right):
+        raise Unreadable(f"has {len(left):,} lines where '{answers.name}' has {len(right):,}; line n of one belongs to line n of the other")
+    for number, (text, answer) in enumerate(zip(left, right, strict=True), 1):
+        if not text.strip() or not answer.strip():
+            yield Broken("a line that is empty in one of the two files", f"{texts.name}:{number}")
+        else:
+            yield Row(text.strip(), answer.strip())
+
+
+# Tables.
+
+
+def table(content: Content, separator: str) -> list[tuple[int, list[str]]]:
+    """The cells of each record, with the line on which it ends; empty lines are none."""
+    csv.field_size_limit(1 << 27)
+    reader = csv.reader(io.StringIO(content.text, newline=""), delimiter=separator, quoting=csv.QUOTE_NONE if separator == "\t" else 0)
+    found = []
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                found.append((reader.line_num, [cell.strip() for cell in cells]))
+    except csv.Error as error:
+        raise Unreadable(f"is no table at line {reader.line_num} ({error})") from None
+    return found
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which cells of a table are what. `header`: whether the first record names them."""
+
+    text: tuple[int, ...]
+    answer: int
+    width: int
+    header: bool
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        texts = ", ".join(str(column + 1) for column in self.text)
+        return f"column{'s' if len(self.text) > 1 else ''} {texts} text, column {self.answer + 1} answer"
+
+
+def columns_of(records: Sequence[tuple[int, list[str]]]) -> Columns:
+    """By the names in the first record, else by what the columns hold: the answer has fewest different values, if these are few.
+
+    Where no column is a choice, the second answers the first (sentence, logical form, type).
+    """
+    first = [cell.lower() for cell in records[0][1]]
+    width = max((len(cells) for _, cells in records), key=[len(cells) for _, cells in records].count)
+    known = {*TEXT_KEYS, *ANSWER_KEYS, *CONTEXT_KEYS}
+    if len(records) > 1 and sum(cell in known for cell in first) >= min(2, len(first)):
+        answers = [n for key in ANSWER_KEYS for n, cell in enumerate(first) if cell == key]
+        texts = [n for n, cell in enumerate(first) if cell in CONTEXT_KEYS] + [n for n, cell in enumerate(first) if cell in TEXT_KEYS]
+        if not answers or not texts:
+            raise Unreadable(f"has the columns {', '.join(first)}; expected a text ({', '.join(TEXT_KEYS[:4])}, ..) and a label or answer")
+        return Columns(tuple(texts), answers[0], len(first), True)
+    if width < 2:
+        raise Unreadable("has one column; expected a text and a label or answer")
+    whole = [cells for _, cells in records if len(cells) == width]
+    different = [len({cells[column] for cells in whole}) for column in range(width)]
+    chosen = min(range(width), key=different.__getitem__)
+    if (
+        1 < different[chosen] <= MOST_CHOICES
+        and different[chosen] * ROWS_A_CHOICE <= len(whole)
+        and not _third_is_type(different, len(whole))
+    ):
+        return Columns(tuple(n for n in range(width) if n != chosen), chosen, width, False)
+    return Columns((0,), 1, width, False)
+
+
+def _third_is_type(different: Sequence[int], rows: int) -> bool:
+    """Sentence, logical form, type: the first two are each nearly one for every row."""
+    return len(different) == 3 and min(different[:2]) > 0.8 * rows and different[2] < 0.2 * rows
+
+
+def table_rows(content: Content, records: Sequence[tuple[int, list[str]]], columns: Columns) -> Rows:
+    """The rows of a table."""
+    for line, cells in records[columns.header :]:
+        place = f"{content.name}:{line}"
+        if len(cells) != columns.width:
+            yield Broken(f"expected {columns.width} columns", place)
+            continue
+        text = " ".join(cells[column] for column in columns.text if cells[column])
+        if not text or not cells[columns.answer]:
+            yield Broken("an empty text or answer", place)
+        else:
+            yield Row(text, cells[columns.answer])
+
+
+# Records.
+
+
+def records(content: Content) -> list[tuple[str, Any]]:
+    """The records of a JSON list, or of lines of JSON, each with its place; a line that is no JSON is None."""
+    if content.text.lstrip()[:1] == "[":
+        loaded = parsed(content)
+        return [(f"{content.name}: record {number}", record) for number, record in enumerate(loaded, 1)]
+    found = []
+    for number, line in enumerate(content.lines, 1):
+        if line.strip():
+            try:
+                found.append((f"{content.name}:{number}", json.loads(line)))
+            except ValueError:
+                found.append((f"{content.name}:{number}", None))
+    return found
+
+
+def parsed(content: Content) -> Any:
+    """The JSON that a file is."""
+    try:
+        return json.loads(content.text)
+    except ValueError as error:
+        raise Unreadable(f"is no JSON ({error})") from None
+    except RecursionError:
+        raise Unreadable("is no JSON that can be read (nested too deep)") from None
+
+
+def record_rows(found: Sequence[tuple[str, Any]]) -> Rows:
+    """Rows of records with a text, or a context and a question, and a label or an answer; key-value records ask for one of their keys."""
+    for place, record in found:
+        if not isinstance(record, Mapping):
+            yield Broken("expected an object with a text and a label or answer", place)
+        elif "ordered_kv_records" in record:
+            yield _key_value(record, place)
+        else:
+            yield _record(record, place)
+
+
+def _record(record: Mapping[str, Any], place: str) -> Row | Broken:
+    names = {str(key).lower(): value for key, value in record.items()}
+    answer = next((names[key] for key in ANSWER_KEYS if key in names), None)
+    texts = [names[key] for key in CONTEXT_KEYS if key in names] + [names[key] for key in TEXT_KEYS if key in names]
+    if answer is None or not texts:
+        return Broken(f"no {'answer' if texts else 'text'} among {', '.join(sorted(names)) or 'nothing'}", place)
+    if isinstance(answer, bool) or not isinstance(answer, str | int):
+        return Broken("an answer that is neither text nor a whole number", place)
+    if not all(isinstance(text, str) for text in texts):
+        return Broken("a text that is no text", place)
+    text, said = " ".join(text.strip() for text in texts if text.strip()), str(answer).strip()
+    return Row(text, said) if text and said else Broken("an empty text or answer", place)
+
+
+def _key_value(record: Mapping[str, Any], place: str) -> Row | Broken:
+    pairs, asked, value = record["ordered_kv_records"], record.get("key"), record.get("value")
+    good = isinstance(pairs, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
+    if not good or not isinstance(asked, str) or not isinstance(value, str):
+        return Broken("expected ordered_kv_records of pairs, a key and its value", place)
+    if [asked, value] not in pairs:
+        return Broken("a key that is not among its records", place)
+    written = " ".join(f"{key} : {held} ," for key, held in pairs)
+    return Row(f"{written} {asked} :", value, len(pairs) - pairs.index([asked, value]))
+
+
+def text_label_lists(listed: Any, where: str) -> Rows:
+    """A JSON list of `[text, label]`."""
+    for number, pair in enumerate(listed, 1):
+        place = f"{where} {number}"
+        good = isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) and part.strip() for part in pair)
+        yield Row(pair[0].strip(), pair[1].strip()) if good else Broken("expected [text, label]", place)
+
+
+def spoken(content: Content) -> Rows:
+    """`{intent: [{"data": [{"text": ..}, ..]}, ..]}`: the pieces of an utterance are joined."""
+    loaded = parsed(content)
+    if not isinstance(loaded, Mapping) or len(loaded) != 1:
+        raise Unreadable("is no object with one intent and its utterances")
+    ((intent, utterances),) = loaded.items()
+    if not isinstance(utterances, list):
+        raise Unreadable(f"has no list of utterances under '{intent}'")
+    for number, utterance in enumerate(utterances, 1):
+        place = f"{content.name}: utterance {number}"
+        pieces = utterance.get("data") if isinstance(utterance, Mapping) else None
+        if not isinstance(pieces, list) or not all(isinstance(piece, Mapping) and isinstance(piece.get("text"), str) for piece in pieces):
+            yield Broken('expected {"data": [{"text": ..}, ..]}', place)
+            continue
+        text = "".join(piece["text"] for piece in pieces).strip()
+        yield Row(text, str(intent)) if text else Broken("an utterance without text", place)
+
+
+Reader = Callable[[Content], Rows]
