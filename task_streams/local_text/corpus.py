@@ -85,7 +85,8 @@ def bucket(text: str) -> int:
 def completed(dataset: Dataset) -> Dataset:
     """The same data set with all three splits, and with answers in every split that training knows.
 
-    A split that is missing is taken from the training rows: one of ten by a hash of the text; of plain text a tenth of it, at its end.
+    A split that is missing is taken from the training rows: one of ten by a hash of the text, of few rows the last ones; of plain text a
+    tenth of it, at its end.
     """
     splits = {split: tuple(dataset.splits.get(split, ())) for split in SPLITS}
     remarks = list(dataset.remarks)
@@ -110,12 +111,13 @@ def completed(dataset: Dataset) -> Dataset:
 def _by_hash(rows: Sequence[Row], missing: Sequence[str]) -> dict[str, tuple[Row, ...]]:
     taken = {split: [row for row in rows if bucket(row.prompt) in _BUCKETS[split]] for split in missing}
     away = {number for split in missing for number in _BUCKETS[split]}
-    return {"train": tuple(row for row in rows if bucket(row.prompt) not in away), **{s: tuple(found) for s, found in taken.items()}}
+    parts = {"train": tuple(row for row in rows if bucket(row.prompt) not in away), **{s: tuple(found) for s, found in taken.items()}}
+    return parts if all(parts.values()) else _blocks(rows, missing)  # few rows, or few different ones
 
 
 def _blocks(rows: Sequence[Row], missing: Sequence[str]) -> dict[str, tuple[Row, ...]]:
     """Of one long text its end; of many their last ones."""
-    if len(rows) > 10:
+    if len(rows) > len(missing):
         share = max(1, len(rows) // 10)
         cuts = [len(rows) - share * left for left in range(len(missing), -1, -1)]
         parts = {split: tuple(rows[cuts[n] : cuts[n + 1]]) for n, split in enumerate(missing)}
@@ -138,6 +140,4 @@ def tallied(reasons: Iterable[tuple[str, str]]) -> list[str]:
     found: dict[str, list[str]] = {}
     for reason, place in reasons:
         found.setdefault(reason, []).append(place)
-    return [
-        f"{len(places)} row{'s' if len(places) > 1 else ''} left out: {reason} (first: {places[0]})" for reason, places in found.items()
-    ]
+    return [f"left out: {len(places):,} row{'s'[: len(places) > 1]}, {why} (first: {places[0]})" for why, places in found.items()]

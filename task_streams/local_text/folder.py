@@ -112,8 +112,19 @@ def _datasets(place: Path, files: Sequence[Path], unread: dict[str, str]) -> Ite
             unread[str(path)] = f"stands for the same split as '{group[split].name}'"
         else:
             group[split] = path
-    for (base, _), paths in groups.items():
+    for (base, _), paths in _matched(groups).items():
         yield from _kept(unread, paths.values(), partial(formats.one, _slug(base or place.resolve().name), place, paths))
+
+
+def _matched(groups: Mapping[tuple[str, str], dict[str, Path]]) -> dict[tuple[str, str], dict[str, Path]]:
+    """The groups, where one lacks a test split and another of the same kind has nothing else as one: `train_5500.label`, `test.label`."""
+    joined = dict(groups)
+    for ending in {ending for _, ending in groups}:
+        alone = [key for key in groups if key[1] == ending and set(groups[key]) == {"test"}]
+        without = [key for key in groups if key[1] == ending and "train" in groups[key] and "test" not in groups[key]]
+        if len(alone) == len(without) == 1:
+            joined[without[0]] = {**groups[without[0]], **joined.pop(alone[0])}
+    return joined
 
 
 def _kept(unread: dict[str, str], paths: Iterable[Path], read: Any) -> Iterable[Dataset]:

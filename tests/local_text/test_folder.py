@@ -1,0 +1,370 @@
+"""Folders of text: every format gives its rows, what is broken is counted and said, what cannot be read says why."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from clbench.errors import UserError
+from clbench.task_streams.local_text.corpus import Row, bucket
+from clbench.task_streams.local_text.folder import survey
+
+INTENTS = ("play", "stop", "wait")
+
+
+def write(root: Path, files: dict[str, object]) -> Path:
+    """A folder of these: text as it is, bytes as they are, all else as JSON."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = content if isinstance(content, bytes) else (content if isinstance(content, str) else json.dumps(content)).encode()
+        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return root
+
+
+def lines(count: int, form: str = "{label} text number {n}") -> str:
+    return "".join(form.format(label=INTENTS[n % 3], n=n) + "\n" for n in range(count))
+
+
+def only(root: Path):
+    """The one data set of a folder."""
+    found = survey(root)
+    assert len(found.datasets) == 1, (list(found.datasets), found.unread)
+    return next(iter(found.datasets.values()))
+
+
+TABLE = "text,category\n" + "".join(f"text {n},{INTENTS[n % 3]}\n" for n in range(30))
+NEWS = "".join(f'"{n % 4 + 1}","Title {n}","What, {n}"\n' for n in range(40))
+RECORDS = [{"sentence": f"text {n}", "label": INTENTS[n % 3]} for n in range(30)]
+PROMPTS = [{"prompt": f"add {n} and {n}", "answer": str(2 * n)} for n in range(30)]
+STORY = "1 Ann went home.\n2 Bob went out.\n3 Where is Ann? \thome\t1\n4 Ann went out.\n5 Where is Ann?\tout\t4\n"
+SPOKEN = {i: {i: [{"data": [{"text": f"{i} "}, {"text": f"song {n}", "entity": "song"}]} for n in range(9)]} for i in INTENTS}
+CLINC = {
+    "train": [[f"text {n}", INTENTS[n % 3]] for n in range(30)],
+    "val": [["text a", "play"]],
+    "test": [["text b", "stop"]],
+    "oos_test": [["strange", "oos"]],
+}
+PLAIN = "It was a dark and stormy night.\nThe rain fell.\n" * 30
+KV = "".join(
+    json.dumps({"ordered_kv_records": [[f"k{n}", f"v{n}"], ["x", "y"]], "key": f"k{n}", "value": f"v{n}"}) + "\n" for n in range(20)
+)
+COGS = "".join(f"A cat saw thing {n} .\tcat ( x {n} )\tin_distribution\n" for n in range(30))
+
+GOOD = {
+    "named columns": ({"train.csv": TABLE, "test.csv": TABLE}, "choices", "table", 30, Row("text 4", "stop")),
+    "unnamed columns": ({"train.csv": NEWS, "test.csv": NEWS}, "choices", "table", 40, Row("Title 4 What, 4", "1")),
+    "tabs": ({"train.tsv": TABLE.replace(",", "\t"), "test.tsv": TABLE.replace(",", "\t")}, "choices", "table", 30, Row("text 4", "stop")),
+    "quotes in tabs": (
+        {"train.tsv": "".join(f'say "{n}\tplay\n' for n in range(9)) + "a\tstop\n" * 3, "test.tsv": "x\tplay\n"},
+        "choices",
+        "table",
+        12,
+        Row('say "3', "play"),
+    ),
+    "three columns": ({"train.tsv": COGS, "test.tsv": COGS}, "answers", "table", 30, Row("A cat saw thing 4 .", "cat ( x 4 )")),
+    "label lines": (
+        {"train.txt": lines(30, "{n}:").replace(":", "") and "".join(f"{n % 3} text {n}\n" for n in range(30)), "test.txt": "1 other\n"},
+        "choices",
+        "a label and a text a line",
+        30,
+        Row("text 4", "1"),
+    ),
+    "fine labels": (
+        {
+            "train_5500.label": "".join(f"{('DESC:manner', 'HUM:ind')[n % 2]} How {n} ?\n" for n in range(20)).encode()
+            + b"HUM:ind Caf\xe9 ?\n",
+            "test.label": "HUM:ind Who ?\n",
+        },
+        "choices",
+        "a label and a text a line",
+        21,
+        Row("Café ?", "HUM:ind"),
+    ),
+    "records with labels": (
+        {"agnews/train.json": RECORDS, "agnews/test.json": RECORDS, "agnews/labels.json": [*INTENTS]},
+        "choices",
+        "JSON records",
+        30,
+        Row("text 4", "stop"),
+    ),
+    "prompts": (
+        {"train.json": PROMPTS, "eval.json": PROMPTS, "test.json": PROMPTS},
+        "answers",
+        "JSON records",
+        30,
+        Row("add 4 and 4", "8"),
+    ),
+    "lines of JSON": (
+        {"train.jsonl": "".join(json.dumps(r) + "\n" for r in RECORDS), "test.jsonl": json.dumps(RECORDS[0])},
+        "choices",
+        "JSON records",
+        30,
+        Row("text 4", "stop"),
+    ),
+    "numbers as labels": (
+        {"train.json": [{"text": f"t {n}", "label": n % 2} for n in range(20)], "test.json": [{"text": "a", "label": 1}]},
+        "choices",
+        "JSON records",
+        20,
+        Row("t 4", "0"),
+    ),
+    "key-value": ({"kv.jsonl.gz": KV}, "answers", "JSON records", None, None),
+    "splits": (
+        {"data_full.json": json.dumps(CLINC, indent=1), "domains.json": {"music": [*INTENTS]}},
+        "choices",
+        "JSON of splits",
+        30,
+        None,
+    ),
+    "spoken": (
+        {f"{s}_{i}.json": SPOKEN[i] for i in INTENTS for s in ("train", "validate")},
+        "choices",
+        "SNIPS",
+        None,
+        Row("play song 0", "play"),
+    ),
+    "two files": (
+        {"train.src": lines(9, "in {n}"), "train.tgt": lines(9, "out {n}"), "test.src": "a\n", "test.tgt": "b\n"},
+        "answers",
+        "two files, line by line",
+        9,
+        Row("in 4", "out 4"),
+    ),
+    "titles and labels": (
+        {"title_X.txt": lines(30, "title {n}"), "label_X.txt": lines(30, "{label}")},
+        "choices",
+        "two files, line by line",
+        None,
+        Row("title 4", "stop"),
+    ),
+    "stories": ({"qa1_one_train.txt": STORY * 9, "qa1_one_test.txt": STORY}, "choices", "bAbI", None, None),
+    "commands": (
+        {"tasks_train_x.txt": "IN: jump twice OUT: J J\n" * 9, "tasks_test_x.txt": "IN: run OUT: R\n"},
+        "answers",
+        "SCAN",
+        9,
+        Row("jump twice", "J J"),
+    ),
+    "plain text": ({"brown/train.txt": PLAIN, "brown/valid.txt": PLAIN, "brown/test.txt": PLAIN}, "text", "plain text", 1, Row(PLAIN)),
+    "one text": ({"alice.txt": PLAIN}, "text", "plain text", 1, None),
+    "a byte order mark": (
+        {"train.csv": b"\xef\xbb\xbf" + TABLE.encode(), "test.csv": TABLE},
+        "choices",
+        "table",
+        30,
+        Row("text 0", "play"),
+    ),
+    "line ends of Windows": ({"train.csv": TABLE.replace("\n", "\r\n"), "test.csv": TABLE}, "choices", "table", 30, Row("text 4", "stop")),
+    "packed": ({"train.csv.gz": TABLE, "test.csv.gz": TABLE}, "choices", "table", 30, Row("text 4", "stop")),
+}
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_every_format_gives_its_rows(case, tmp_path):
+    files, kind, form, count, row = GOOD[case]
+    found = only(write(tmp_path, files))
+    assert (found.kind, found.form) == (kind, form)
+    taken = any("no validation split" in remark for remark in found.remarks)
+    assert count is None or len(found.splits["train"]) + len(found.splits["validation"]) * taken == count
+    everything = [each for split in found.splits.values() for each in split]
+    assert len(everything) > 1 and found.splits["train"] and found.splits["test"]
+    assert row is None or row in everything
+
+
+BROKEN = {
+    "short record": ({"train.csv": TABLE + "alone\n", "test.csv": TABLE}, "left out: 1 row, expected 2 columns (first: train.csv:32)"),
+    "long record": ({"train.csv": TABLE + "a,b,c\n", "test.csv": TABLE}, "left out: 1 row, expected 2 columns (first: train.csv:32)"),
+    "empty text": ({"train.csv": TABLE + ",play\n", "test.csv": TABLE}, "left out: 1 row, an empty text or answer (first: train.csv:32)"),
+    "empty label": (
+        {"train.csv": TABLE + "a,\nb,\n", "test.csv": TABLE},
+        "left out: 2 rows, an empty text or answer (first: train.csv:32)",
+    ),
+    "unlisted label": (
+        {"train.json": [*RECORDS, {"sentence": "a", "label": "-"}], "test.json": RECORDS, "labels.json": [*INTENTS]},
+        "1 rows have labels that labels.json does not list, as '-': left out",
+    ),
+    "labels by name": (
+        {"train.json": [*RECORDS, {"sentence": "a", "label": "-"}], "test.json": RECORDS, "labels.json": {"x": [*INTENTS]}},
+        "1 rows have labels that labels.json does not list, as '-': left out",
+    ),
+    "unknown answer": (
+        {"train.csv": TABLE, "test.csv": TABLE + "new,dance\n"},
+        "1 test rows have answers that no training row has, as 'dance': left out",
+    ),
+    "no label": (
+        {"train.json": [*RECORDS, {"sentence": "a"}], "test.json": RECORDS},
+        "no answer among sentence (first: train.json: record 31)",
+    ),
+    "no text": ({"train.json": [*RECORDS, {"label": "play"}], "test.json": RECORDS}, "no text among label (first: train.json: record 31)"),
+    "null label": (
+        {"train.json": [*RECORDS, {"sentence": "a", "label": None}], "test.json": RECORDS},
+        "no answer among label, sentence (first: train.json: record 31)",
+    ),
+    "a list as label": (
+        {"train.json": [*RECORDS, {"sentence": "a", "label": ["b"]}], "test.json": RECORDS},
+        "an answer that is neither text nor a whole number",
+    ),
+    "a number as text": ({"train.json": [*RECORDS, {"sentence": 3, "label": "play"}], "test.json": RECORDS}, "a text that is no text"),
+    "no object": ({"train.json": [*RECORDS, 7], "test.json": RECORDS}, "expected an object with a text and a label or answer"),
+    "a broken line": (
+        {"train.jsonl": "".join(json.dumps(r) + "\n" for r in RECORDS) + '{"sentence": "a", \n', "test.jsonl": json.dumps(RECORDS[0])},
+        "expected an object with a text and a label or answer (first: train.jsonl:31)",
+    ),
+    "a pair of three": (
+        {"data.json": json.dumps({**CLINC, "train": [*CLINC["train"], ["a", "b", "c"]]}, indent=1)},
+        "expected [text, label] (first: data.json: train 31)",
+    ),
+    "an utterance without text": (
+        {
+            **{f"{s}_{i}.json": SPOKEN[i] for i in INTENTS for s in ("train", "validate")},
+            "train_play.json": {"play": [*SPOKEN["play"]["play"], {"data": []}]},
+        },
+        "an utterance without text (first: train_play.json: utterance 10)",
+    ),
+    "an utterance of another form": (
+        {
+            **{f"{s}_{i}.json": SPOKEN[i] for i in INTENTS for s in ("train", "validate")},
+            "train_play.json": {"play": [*SPOKEN["play"]["play"], {"text": "a"}]},
+        },
+        'expected {"data": [{"text": ..}, ..]} (first: train_play.json: utterance 10)',
+    ),
+    "a question without answer": (
+        {"qa1_x_train.txt": STORY * 9 + "1 Ann went home.\n2 Where is Ann?\t\t1\n", "qa1_x_test.txt": STORY},
+        "a question without an answer (first: qa1_x_train.txt:47)",
+    ),
+    "a question first": (
+        {"qa1_x_train.txt": STORY * 9 + "1 Where is Ann?\thome\t1\n", "qa1_x_test.txt": STORY},
+        "a question before any statement (first: qa1_x_train.txt:46)",
+    ),
+    "a line without number": (
+        {"qa1_x_train.txt": STORY * 9 + "Ann went home.\n", "qa1_x_test.txt": STORY},
+        "expected a number, a blank and a statement (first: qa1_x_train.txt:46)",
+    ),
+    "a command without actions": (
+        {"tasks_train_x.txt": "IN: jump OUT: J\n" * 9 + "IN: walk\n", "tasks_test_x.txt": "IN: run OUT: R\n"},
+        "expected IN: command OUT: actions (first: tasks_train_x.txt:10)",
+    ),
+    "an empty line of two files": (
+        {"train.src": "a\n\nb\n", "train.tgt": "A\nX\nB\n", "test.src": "a\n", "test.tgt": "b\n"},
+        "a line that is empty in one of the two files (first: train.src:2)",
+    ),
+    "a label without text": (
+        {"train.txt": "".join(f"{n % 3} text {n}\n" for n in range(30)) + "2\n", "test.txt": "1 other\n"},
+        "a label without a text (first: train.txt:31)",
+    ),
+    "latin-1": (
+        {"train.csv": TABLE.encode() + b"caf\xe9,play\n", "test.csv": TABLE},
+        "train.csv: not UTF-8 at byte 397, read as latin-1",
+    ),
+    "an unknown key": (
+        {"kv.jsonl": KV + json.dumps({"ordered_kv_records": [["a", "b"]], "key": "z", "value": "b"}) + "\n"},
+        "a key that is not among its records (first: kv.jsonl:21)",
+    ),
+    "records that are no pairs": (
+        {"kv.jsonl": KV + json.dumps({"ordered_kv_records": [["a"]], "key": "a", "value": "b"}) + "\n"},
+        "expected ordered_kv_records of pairs, a key and its value (first: kv.jsonl:21)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_broken_is_left_out_and_said(case, tmp_path):
+    files, remark = BROKEN[case]
+    found = only(write(tmp_path, files))
+    assert any(remark in said for said in found.remarks), found.remarks
+    assert found.splits["train"] and found.splits["test"]
+
+
+UNREADABLE = {
+    "empty": ({"train.csv": ""}, "train.csv", "is empty"),
+    "blank": ({"train.txt": " \n\n"}, "train.txt", "is empty"),
+    "zero bytes": ({"train.csv": b"a\0b,c\n"}, "train.csv", "is not text"),
+    "no gzip": ({"x": b""}, "x", "is empty"),
+    "one column": ({"train.csv": "a\nb\nc\n"}, "train.csv", "has one column"),
+    "strange columns": ({"train.csv": "text,sentence\na,b\nc,d\n"}, "train.csv", "has the columns text, sentence"),
+    "no JSON": ({"train.json": '[{"text": "a", '}, "train.json", "is no JSON"),
+    "nested deep": ({"train.json": "[" * 100_000}, "train.json", "is no JSON that can be read"),
+    "another object": ({"config.json": json.dumps({"a": 1, "b": 2}, indent=1)}, "config.json", "has no split 'train'"),
+    "lines that do not match": ({"train.src": "a\nb\n", "train.tgt": "A\n"}, "train.src", "has 2 lines where 'train.tgt' has 1"),
+    "only test rows": ({"test.csv": TABLE}, "test.csv", "leaves no training rows"),
+    "nothing but broken rows": ({"train.json": [1, 2], "test.json": [3]}, "train.json", "leaves no training rows (left out: 3 rows"),
+    "another ending": ({"model.safetensors": "abc\n"}, "model.safetensors", "is of no kind that can be read"),
+    "no parquet": ({"train.parquet": "abc\n"}, "train.parquet", "p"),  # says what it needs, or that it is none
+    "bad domains": ({"data.json": json.dumps(CLINC, indent=1), "domains.json": [1]}, "data.json", "'domains.json' that is no object"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_what_cannot_be_read_says_why(case, tmp_path):
+    files, name, reason = UNREADABLE[case]
+    found = survey(write(tmp_path, files))
+    assert not found.datasets and reason in found.unread[name]
+
+
+def test_a_broken_gzip_says_so(tmp_path):
+    (tmp_path / "train.csv.gz").write_bytes(gzip.compress(TABLE.encode())[:40])
+    assert "cannot be read" in survey(tmp_path).unread["train.csv.gz"]
+
+
+def test_stories_keep_statements_and_how_old_the_support_is(tmp_path):
+    found = only(write(tmp_path, {"qa1_x_train.txt": STORY * 9, "qa1_x_valid.txt": STORY, "qa1_x_test.txt": STORY}))
+    first, second = found.splits["test"]
+    assert first == Row("Ann went home. Bob went out. Where is Ann?", "home", 2)
+    assert second == Row("Ann went home. Bob went out. Ann went out. Where is Ann?", "out", 1)
+    assert found.question_last and found.labels == ("home", "out") and len(found.splits["train"]) == 18 and found.overlap == 2
+
+
+def test_splits_that_are_missing_are_taken_by_a_hash_so_that_equal_texts_stay_together(tmp_path):
+    rows = [f"text {n},{INTENTS[n % 3]}\n" for n in range(300)] * 2
+    found = only(write(tmp_path, {"all.csv": "text,label\n" + "".join(rows)}))
+    assert all(bucket(row.prompt) == 9 for row in found.splits["test"]) and all(
+        bucket(row.prompt) == 8 for row in found.splits["validation"]
+    )
+    assert found.overlap == 0 and sum(map(len, found.splits.values())) == 600
+    assert 40 < len(found.splits["test"]) < 80
+
+
+def test_a_text_without_splits_is_cut_into_blocks(tmp_path):
+    text = "".join(f"line {n}\n" for n in range(500))
+    splits = only(write(tmp_path, {"book.txt": text})).splits
+    parts = [splits[name][0].prompt for name in ("train", "validation", "test")]
+    assert "".join(parts) == text and len(parts[1]) == len(parts[2]) == len(text) // 10
+
+
+def test_several_data_sets_are_named_by_their_files_or_folders_in_natural_order(tmp_path):
+    files = {f"en/qa{n}_x_{split}.txt": STORY * 9 for n in (10, 2, 1) for split in ("train", "test")}
+    files |= {"brown/train.txt": PLAIN, "brown/test.txt": PLAIN, "news/train.txt": PLAIN, "news/test.txt": PLAIN}
+    files |= {"README.md": "# hello", "LICENSE": "free", ".hidden/train.csv": TABLE}
+    found = survey(write(tmp_path, files))
+    assert list(found.datasets) == ["brown", "news", "qa1-x", "qa2-x", "qa10-x"] and not found.unread
+
+
+def test_equal_names_stay_apart(tmp_path):
+    found = survey(write(tmp_path, {f"{place}/data/{split}.csv": TABLE for place in "ab" for split in ("train", "test")}))
+    assert list(found.datasets) == ["b-data", "data"]
+
+
+def test_what_is_out_of_scope_is_left_out_aloud_and_groups_are_kept(tmp_path):
+    found = only(
+        write(tmp_path, {"data_full.json": json.dumps(CLINC, indent=1), "domains.json": {"music": ["play", "stop"], "rest": ["wait"]}})
+    )
+    assert "oos_test: splits of no use here, left out" in found.remarks
+    assert found.groups == {"music": ("play", "stop"), "rest": ("wait",)} and len(found.splits["test"]) == 1
+
+
+def test_parquet_is_read_where_something_reads_it(tmp_path):
+    pytest.importorskip("pyarrow")
+    import pandas
+
+    for split in ("train", "test"):
+        pandas.DataFrame(RECORDS).to_parquet(tmp_path / f"{split}.parquet")
+    assert len(only(tmp_path).labels) == 3
+
+
+def test_no_folder_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="no folder '.*nowhere'; expected one with csv or tsv"):
+        survey(tmp_path / "nowhere")
