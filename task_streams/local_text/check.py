@@ -12,7 +12,8 @@ import numpy as np
 
 from .corpus import SPLITS, Dataset, shortened
 from .encoding import UNITS, Encoding
-from .folder import FORMATS, survey
+from .folder import survey
+from .formats import FORMATS
 from .stream import parts_of
 
 KINDS = {"choices": "a text and one of few answers", "answers": "a text and another text", "text": "plain text"}

@@ -64,8 +64,8 @@ def survey(folder: Path | str) -> Survey:
             unread[str(place)] = f"cannot be opened ({error.strerror})"
             continue
         own = list(_datasets(place, files, unread))
-        for dataset in own if len(own) > 1 else [replace(dataset, name=_slug(place.resolve().name)) for dataset in own]:
-            name = dataset.name if dataset.name not in found else _slug(f"{place.parent.name}-{dataset.name}")
+        for dataset in own if len(own) > 1 else [replace(dataset, name=slug(place.resolve().name)) for dataset in own]:
+            name = dataset.name if dataset.name not in found else slug(f"{place.parent.name}-{dataset.name}")
             number = 2
             while name in found:
                 name, number = f"{dataset.name}-{number}", number + 1
@@ -88,7 +88,8 @@ def _natural(name: str) -> list[Any]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """A name in small letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "data"
 
 
@@ -98,7 +99,7 @@ def _datasets(place: Path, files: Sequence[Path], unread: dict[str, str]) -> Ite
     spoken = [path for path in left if path.suffix == ".json" and re.match(r"(train|validate|test)_\w+\.json$", path.name)]
     spoken = [path for path in spoken if not path.stem.endswith("_full") or not path.with_name(f"{path.stem[:-5]}.json").exists()]
     if len({path.stem.split("_")[1] for path in spoken}) > 1:
-        yield from _kept(unread, spoken, partial(formats.snips, _slug(place.resolve().name), spoken))
+        yield from _kept(unread, spoken, partial(formats.snips, slug(place.resolve().name), spoken))
         left = [path for path in left if not re.match(r"(train|validate|test)_\w+\.json$", path.name)]
     for texts, labels in _beside(left):
         left = [path for path in left if path not in texts.values() and path not in labels.values()]
@@ -113,7 +114,7 @@ def _datasets(place: Path, files: Sequence[Path], unread: dict[str, str]) -> Ite
         else:
             group[split] = path
     for (base, _), paths in _matched(groups).items():
-        yield from _kept(unread, paths.values(), partial(formats.one, _slug(base or place.resolve().name), place, paths))
+        yield from _kept(unread, paths.values(), partial(formats.one, slug(base or place.resolve().name), place, paths))
 
 
 def _matched(groups: Mapping[tuple[str, str], dict[str, Path]]) -> dict[tuple[str, str], dict[str, Path]]:
@@ -184,4 +185,4 @@ def _of_pair(place: Path, texts: Mapping[str, Path]) -> str:
     """The name of a data set whose texts and answers are in two files."""
     base = _split_of(next(iter(texts.values())).stem)[1]
     words = [word for word in re.split(r"[._\- ]+", base) if word.lower() not in _TEXTS]
-    return _slug("-".join(words) or place.resolve().name)
+    return slug("-".join(words) or place.resolve().name)

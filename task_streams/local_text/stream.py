@@ -13,7 +13,8 @@ from clbench.stream import FewShot, Phase, TaskStream, variant
 
 from .corpus import Dataset
 from .encoding import Encoding
-from .folder import FORMATS, Survey, survey
+from .folder import Survey, slug, survey
+from .formats import FORMATS
 from .tasks import AnswerTask, ChoiceTask, DocumentTask, LocalTask
 
 IDENTITIES = ("blind", "cued", "oracle-id")
@@ -36,7 +37,7 @@ def parts_of(found: Survey, classes_per_task: int | None) -> list[Part]:
             for group, labels in dataset.groups.items():
                 own = tuple(label for label in labels if label in set(dataset.labels))
                 if len(own) > 1:
-                    parts.append((before + group.replace("_", "-"), dataset, own))
+                    parts.append((before + slug(group), dataset, own))
         else:
             parts.append((name, dataset, None))
     return parts

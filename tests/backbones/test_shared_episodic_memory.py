@@ -140,3 +140,24 @@ def test_a_factorised_lstm_is_told_the_task_by_its_weights_alone(build: Build) -
     with torch.no_grad():
         lstm.embedding.vectors[1] = lstm.embedding.vectors[0]
     assert torch.equal(left, lstm(stream(others), lstm.initial_state(B)).hidden)
+
+
+@pytest.mark.parametrize("begins", [(), (0,), (5,), (0, 6)])
+def test_time_is_read_alike_in_stretches_and_step_by_step(begins: tuple[int, ...]) -> None:
+    """torch's loop between the steps at which a row begins anew; a pad somewhere takes the other way."""
+    cells, x = Cells(5, D).double(), torch.randn(B, 16, 5, dtype=torch.double, requires_grad=True)
+    h, c = torch.randn(2, B, D, dtype=torch.double)
+    anew = torch.zeros(B, 16, dtype=torch.bool)
+    for number, step in enumerate(begins):
+        anew[number % B, step] = True
+    pad = torch.zeros(B + 1, 16, dtype=torch.bool)
+    pad[B, 3] = True  # a row more, so that the whole is read step by step
+    more = [torch.cat([each, each[:1]]) for each in (x, h, c, anew)]
+    assert cells._starts(x, None, anew, None) is not None and cells._starts(more[0], None, more[3], pad) is None
+    fast = cells.read(x, None, h, c, begins=anew)
+    slow = cells.read(more[0], None, more[1], more[2], begins=more[3], pad=pad)
+    for one, other in zip(fast, slow, strict=True):
+        torch.testing.assert_close(one, other[:B], atol=1e-12, rtol=0)
+    weights = (*cells.parameters(), x)
+    for one, other in zip(*(torch.autograd.grad(found[0][:B].square().sum(), weights) for found in (fast, slow)), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=0)

@@ -366,5 +366,5 @@ def test_parquet_is_read_where_something_reads_it(tmp_path):
 
 
 def test_no_folder_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="no folder '.*nowhere'; expected one with csv or tsv"):
+    with pytest.raises(UserError, match=r"no folder '.*nowhere'; expected one with csv or tsv"):
         survey(tmp_path / "nowhere")
