@@ -11,7 +11,7 @@ from typing import Any
 from clbench.errors import UserError, unknown_name
 from clbench.stream import FewShot, Phase, TaskStream, variant
 
-from . import dictionary, distance, drift, overwrite
+from . import composition, dictionary, distance, drift, overwrite
 from .algorithmic import EXAMPLES, HELD_OUT, STREAM, TEST_EXAMPLES
 from .algorithmic import tasks as make_tasks
 from .task import Generator, TextTask
@@ -262,6 +262,71 @@ def drift_stream(
         only=only,
         validation=validation,
     )
+
+
+def composition_stream(
+    *,
+    name: str,
+    version: int,
+    budget: str,
+    control: str = "none",
+    tasks: Sequence[str] | None = None,
+    held_out: Sequence[str] | None = None,
+    repeats: int = 1,
+    low: int = 4,
+    high: int = 8,
+    symbols: int = 16,
+    units: int = 12_800,
+    points: int = 8,
+    test_examples: int = 256,
+    boundaries: bool = True,
+    joint: bool = False,
+    only: int | None = None,
+    validation: bool = False,
+    window: int = 1,
+    shots: Sequence[int] = (0, 1, 2, 5, 10),
+    draws: int = 3,
+    adaptation_units: int = 960,
+) -> TaskStream:
+    """Four functions of strings, then four compositions of them, for `units` training examples each, all of them seen once.
+
+    `control` "unrelated": the first four are other functions; "relabel": each composition has an op-code of its own. Strings have `low` to
+    `high` of `symbols` symbols. `repeats`: how often the list is lived through; scores of both visits stand in one column. `held_out`
+    tasks are adapted to from `shots` examples, `draws` times, with `adaptation_units` examples drawn from them.
+    """
+    if units < 1 or repeats < 1 or test_examples < 1:
+        raise UserError(f"stream '{name}': units, repeats and test_examples must be > 0, got {units}, {repeats} and {test_examples}")
+    names = list(composition.order(control) if tasks is None else tasks)
+    others = [each for each in (composition.HELD_OUT if held_out is None else held_out) if each not in names]
+    scored_on = "validation" if validation else "test"
+    made = tuple(
+        TextTask(each, cue=None, test_examples=test_examples, floor=composition.floor(each), scored_on=scored_on)
+        for each in composition.generators([*names, *others], low=low, high=high, symbols=symbols, control=control)
+    )
+    columns, adapted = made[: len(names)], made[len(names) :]
+    phases = tuple(Phase((column,), units, points) for column in [*range(len(names))] * repeats)
+    after = (-1, len(phases) - 1)
+    stream = TaskStream(
+        name=name if repeats == 1 else f"{name}-{repeats}-times",
+        version=version,
+        budget=budget,
+        tasks=columns,
+        phases=phases,
+        few_shot=FewShot(adapted, tuple(shots), draws, adaptation_units, after, shot_unit="examples") if adapted else None,
+        boundaries=boundaries,
+        window=window,
+        kind="composition",
+        options={
+            "control": control,
+            "low": low,
+            "high": high,
+            "symbols": symbols,
+            "vocabulary": vocabulary().hash,
+            "test_examples": test_examples,
+        },
+        description=f"{len(names)} functions of strings, the later ones made of the earlier" if control != "unrelated" else "its control",
+    )
+    return variant(stream, joint=joint, only=only, validation=validation)
 
 
 def _without_cues(

@@ -1,0 +1,211 @@
+"""Functions of strings, first alone and then one after another: what was learned of the parts serves the whole, by construction.
+
+    rev swap a b c d <ans> c d a b          rev of (swap of a b c d), neighbours swapped
+
+After the string edits of PCFG SET (Hupkes et al. 2020, arXiv:1908.08351) and SCAN (Lake and Baroni 2018, arXiv:1711.00350); spec
+language.md 3.7. Four functions are trained alone, then four compositions of them, written with the op-codes of their parts. Two controls
+say what of the transfer is no more than practice with the format: in `unrelated` the first four tasks are other functions, in `relabel`
+each composition has an op-code of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from clbench.errors import UserError, unknown_name
+
+from . import algorithms
+from .algorithms import alphabet, counts, from_bag, strings
+from .generation import Draft, Draws, Float, Integer, key, mix
+from .task import Generator, best_shortcut
+from .vocabulary import PAD, SYMBOLS, vocabulary
+
+CONTROLS = ("none", "unrelated", "relabel")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A function of strings that only moves symbols: where each of the answer's comes from. `drops`: by how much it is shorter."""
+
+    code: str
+    order: algorithms.Order
+    drops: int = 0
+
+
+def _neighbours(position: Integer, length: Integer) -> Integer:
+    """Positions of x2 x1 x4 x3 ..; the last of an odd number stays."""
+    return np.where((position ^ 1) < length, position ^ 1, position)
+
+
+def _rest(position: Integer, length: Integer) -> Integer:
+    """Positions of x2 .. xL."""
+    return position + 1 + 0 * length
+
+
+PARTS: Mapping[str, Part] = {
+    "copy": Part("op:copy", algorithms.copied),
+    "rev": Part("op:reverse", algorithms.reversed_),
+    "swap": Part("op:interleave", _neighbours),
+    "shift": Part("op:shift-left", algorithms.shifted_left),
+    "drop": Part("op:filter", _rest, drops=1),
+}
+OTHERS: Mapping[str, str] = {"cipher": "op:translate", "ascending": "op:sort", "descending": "op:decrement", "next": "op:increment"}
+RELABELLED: Mapping[str, str] = {
+    "rev-swap": "op:rotate",
+    "shift-rev": "op:mirror",
+    "swap-shift": "op:complement",
+    "rev-shift-swap": "op:merge",
+}
+
+COMPONENTS = ("copy", "rev", "swap", "shift")
+COMPOSED = ("rev-swap", "shift-rev", "swap-shift", "rev-shift-swap")
+HELD_OUT = ("swap-rev", "shift-swap", "rev-shift", "swap-rev-shift", "drop")
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Strings of `low` to `high` of the first `symbols` symbols; the answer is `parts[0](parts[1](..(string)))`, named by `codes`."""
+
+    name: str
+    parts: tuple[str, ...]
+    codes: tuple[str, ...]
+    low: int
+    high: int
+    symbols: int
+
+    @property
+    def prompt_size(self) -> int:
+        return len(self.codes) + self.high
+
+    @property
+    def answer_size(self) -> int:
+        return self.high
+
+    @property
+    def longest_pair(self) -> int:
+        return self.prompt_size + self.answer_size
+
+    @property
+    def legal(self) -> Integer:
+        return alphabet(self.symbols)
+
+    def draw(self, draws: Draws) -> Draft:
+        text, length = strings(draws, self.low, self.high, self.symbols)
+        answer, left = self.applied(text, length)
+        codes = np.array([vocabulary().id(code) for code in self.codes])
+        prompt = np.concatenate([np.tile(codes, (len(text), 1)), text], axis=1)
+        inside = np.arange(self.answer_size) < left[:, None]
+        return Draft(prompt, length + len(codes), answer, left, inside, np.ones(len(draws), dtype=bool))
+
+    def applied(self, text: Integer, length: Integer) -> tuple[Integer, Integer]:
+        """The answer (R, high) to strings (R, high) of `length` (R,), and its length (R,)."""
+        lengths = [length]  # before each part, from the innermost on
+        for part in reversed(self.parts):
+            lengths.append(lengths[-1] - PARTS[part].drops)
+        inside = np.arange(self.answer_size) < lengths[-1][:, None]
+        source = np.where(inside, np.arange(self.answer_size), 0)
+        for part, before in zip(self.parts, reversed(lengths[:-1]), strict=True):  # from the outermost in
+            source = np.where(inside, PARTS[part].order(source, before[:, None]), 0)
+        return np.where(inside, np.take_along_axis(text, source, axis=1), PAD), lengths[-1]
+
+    def shortcuts(self, draft: Draft) -> Mapping[str, Float]:
+        """`bag`: the commonest symbol not yet used up. `echo`: the string as it stands."""
+        text = draft.prompt[:, len(self.codes) :]
+        found = {"bag": from_bag(counts(text), draft.answer)}
+        return found if self.parts == ("copy",) else {**found, "echo": (text == draft.answer).astype(float)}
+
+
+@dataclass(frozen=True)
+class Unrelated:
+    """Strings as those of `Composition`, and functions that none of them has: a cipher, two orders, each symbol's next one."""
+
+    name: str
+    low: int
+    high: int
+    symbols: int
+
+    @property
+    def prompt_size(self) -> int:
+        return 1 + self.high
+
+    @property
+    def answer_size(self) -> int:
+        return self.high
+
+    @property
+    def longest_pair(self) -> int:
+        return self.prompt_size + self.answer_size
+
+    @property
+    def legal(self) -> Integer:
+        return alphabet(self.symbols)
+
+    def draw(self, draws: Draws) -> Draft:
+        text, length = strings(draws, self.low, self.high, self.symbols)
+        code = np.full((len(text), 1), vocabulary().id(OTHERS[self.name]))
+        inside = text != PAD
+        return Draft(np.concatenate([code, text], axis=1), length + 1, self.applied(text), length, inside, np.ones(len(draws), dtype=bool))
+
+    def applied(self, text: Integer) -> Integer:
+        """The answer (R, high) to strings (R, high)."""
+        inside = text != PAD
+        if self.name == "cipher":
+            return np.where(inside, _cipher(self.symbols)[np.where(inside, text - SYMBOLS.start, 0)], PAD)
+        if self.name == "next":
+            return np.where(inside, SYMBOLS.start + (text - SYMBOLS.start + 1) % self.symbols, PAD)
+        last = SYMBOLS.stop
+        if self.name == "ascending":
+            return np.where(inside, np.sort(np.where(inside, text, last), axis=1), PAD)
+        return -np.sort(-text, axis=1)
+
+    def shortcuts(self, draft: Draft) -> Mapping[str, Float]:
+        """`bag` and `echo`, as of compositions."""
+        text = draft.prompt[:, 1:]
+        return {"bag": from_bag(counts(text), draft.answer), "echo": (text == draft.answer).astype(float)}
+
+
+@cache
+def _cipher(symbols: int) -> Integer:
+    """The id that each symbol becomes: a fixed permutation in which none stays."""
+    order = np.argsort(mix(key("composition", "cipher") + np.arange(symbols, dtype=np.uint64)), kind="stable")
+    found = np.empty(symbols, dtype=np.int64)
+    found[order] = SYMBOLS.start + np.roll(order, 1)
+    return found
+
+
+def generators(names: Sequence[str], *, low: int, high: int, symbols: int, control: str) -> list[Generator]:
+    """What draws the tasks `names`: `copy`, `rev-swap` and the like, and in control `unrelated` the names of OTHERS."""
+    if control not in CONTROLS:
+        raise unknown_name("control", control, CONTROLS, "stream.control")
+    if not 2 <= low <= high:
+        raise UserError(f"composition: expected 2 <= low <= high, got {low} and {high}")
+    if not 2 <= symbols <= len(SYMBOLS):
+        raise UserError(f"composition: symbols must be 2 to {len(SYMBOLS)}, got {symbols}")
+    return [_generator(name, low, high, symbols=symbols, control=control) for name in names]
+
+
+def _generator(name: str, low: int, high: int, *, symbols: int, control: str) -> Generator:
+    if name in OTHERS:
+        return Unrelated(name, low, high, symbols)
+    parts = tuple(name.split("-"))
+    if not name or any(part not in PARTS for part in parts):
+        raise unknown_name("composition", name, [*COMPONENTS, *COMPOSED, *HELD_OUT, *OTHERS], "parts: " + ", ".join(PARTS))
+    codes = tuple(PARTS[part].code for part in parts)
+    if control == "relabel" and name in RELABELLED:
+        codes = (RELABELLED[name],)
+    return Composition(name, parts, codes, low, high, symbols)
+
+
+def order(control: str) -> list[str]:
+    """The tasks of a stream, in turn."""
+    return [*(OTHERS if control == "unrelated" else COMPONENTS), *COMPOSED]
+
+
+@cache
+def floor(generator: Generator) -> float:
+    """The level of the best shortcut on fixed examples."""
+    return best_shortcut(generator, 2048)
