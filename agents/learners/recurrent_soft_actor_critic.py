@@ -53,12 +53,12 @@ class RecurrentSoftActorCritic(Learner):
         seed: int,
         device: torch.device,
         *,
-        lanes: int = 16,
-        window: int = 20,
+        lanes: int = 8,
+        window: int = 60,
         burn_in: int = -1,
         capacity: int = 200_000,
         learning_rate: float = 1e-3,
-        gradient_clip: float = 1.0,
+        gradient_clip: float = 0.0,
         warmup: int = 0,
         anneal: int = 0,
         reset_optimizer: bool = True,
@@ -73,7 +73,7 @@ class RecurrentSoftActorCritic(Learner):
         start_steps: int = 10_000,
         update_after: int = 10_000,
         update_every: int = 64,
-        updates: int = 4,
+        updates: int = 8,
     ) -> None:
         settings = OptimizerSettings(learning_rate, warmup=warmup, gradient_clip=gradient_clip, reset=reset_optimizer, anneal=anneal)
         super().__init__(seed, device, settings)

@@ -141,7 +141,8 @@ def order_of(tasks: Sequence[str], repeats: int, identity: str) -> list[int]:
 
 def variant_name(name: str, cued: bool, goal_steps: int | None) -> str:
     """Streams of one name are compared, so that what changes scores is in it."""
-    masked = "" if goal_steps is None or name.endswith("-masked") else "-masked"
+    name = name.removesuffix("-masked")
+    masked = "" if goal_steps is None else "-masked"
     return name + masked + ("" if cued else "-hidden")
 
 
