@@ -22,7 +22,7 @@ COMMANDS = {
     "list": "names of agents, streams, experiments, metrics, runs ...",
     "describe": "everything about one name or one run: tasks, budgets, options, provider",
     "doctor": "what is installed here and whether it works",
-    "data": "say what a folder of your own text holds and which tasks it gives",
+    "data": "say what a folder of your own text holds; write a text stream's questions down",
     "check": "test an agent against the contract, line by line",
     "run": "run an agent on a stream, or a grid, or an experiment; the same command continues",
     "metrics": "measure runs, or say what the metrics are",

@@ -1,15 +1,19 @@
-"""Look at a folder of your own text: what is in it, what cannot be read, which tasks a stream makes of it.
+"""Look at a folder of your own text, or write a text stream's questions down for any language model.
 
-clbench data check ~/data/clinc150
+clbench data check ~/data/clinc150                         what is in it, what cannot be read, which tasks a stream makes of it
+clbench data export comp --out questions                   its test examples as lines of JSON, with tasks for lm-evaluation-harness
+clbench data export local-text --out questions stream.folder=~/data/snips stream.classes_per_task=2
 
-Exit code 1 where nothing can be read.
+Exit code 1 where nothing of a folder can be read.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from .. import registry
+from ..errors import UserError
 from ..output import Output
 
 NOTHING = 1
@@ -17,14 +21,22 @@ NOTHING = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `clbench data`."""
-    parser.add_argument("what", choices=["check"], help="check: read everything and say what was found; nothing is written")
-    parser.add_argument("folder", help="where the text lies")
+    parser.add_argument(
+        "what", choices=["check", "export"], help="check: read a folder and say what was found; export: write questions down"
+    )
+    parser.add_argument("name", metavar="folder|stream", help="where the text lies, or which stream")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="with export: options of the stream, and budget=NAME")
+    parser.add_argument("--out", metavar="DIR", help="with export: where the files are written")
     parser.add_argument("--json", action="store_true", help="for another program")
 
 
 def execute(arguments: argparse.Namespace, out: Output) -> int:
-    """Read the folder and write what it holds."""
-    findings = registry.load("data", "text")(arguments.folder)
+    """Read the folder and write what it holds, or write the questions."""
+    if arguments.what == "export":
+        return _export(arguments, out)
+    if arguments.overrides or arguments.out:
+        raise UserError(f"data check takes a folder alone, got '{(arguments.overrides or [arguments.out])[0]}'")
+    findings = registry.load("data", "text")(arguments.name)
     if arguments.json:
         out.json(findings.plain())
     else:
@@ -33,3 +45,28 @@ def execute(arguments: argparse.Namespace, out: Output) -> int:
         for line in findings.lines:
             out.result(line)
     return 0 if findings.fulfilled else NOTHING
+
+
+def _export(arguments: argparse.Namespace, out: Output) -> int:
+    from .. import configuration
+    from ..composition import compose
+
+    if not arguments.out:
+        raise UserError(f"data export writes files; expected --out DIR, as in: clbench data export {arguments.name} --out questions")
+    budgets = [word.partition("=")[2] for word in arguments.overrides if word.startswith("budget=")]
+    words = [word for word in arguments.overrides if not word.startswith("budget=")]
+    if strange := [word for word in words if not word.startswith("stream.")]:
+        raise UserError(f"data export: expected stream.OPTION=VALUE or budget=NAME, got '{strange[0]}'")
+    budget = budgets[-1] if budgets else configuration.default_budget()
+    choice = configuration.choose_stream(arguments.name, budget)
+    stream = configuration.build_stream(choice, compose({"stream": choice.node}, words, budget)["stream"])
+    written: list[Path] = registry.load("data", "export")(stream, Path(arguments.out))
+    group = written[-1]
+    if arguments.json:
+        out.json([str(path) for path in written])
+        return 0
+    for path in written:
+        if path.suffix == ".jsonl":
+            out.result(f"{sum(1 for _ in path.open()):>8,} questions  {path}")
+    out.result(f"lm_eval --include_path {arguments.out} --tasks {group.stem} --model hf --model_args pretrained=MODEL")
+    return 0

@@ -20,8 +20,9 @@ from clbench.experience import Text
 from clbench.interfaces import Episodes, Predictor, TaskInfo
 
 from . import generation
+from .export import Sheet
 from .generation import Bool, Draft, Examples, Float, Integer
-from .vocabulary import BOS, vocabulary
+from .vocabulary import BOS, EOS, vocabulary
 
 HIGHEST_FLOOR = 0.6  # of the ceiling; above it a task says too little (guard 9.4)
 _FLOOR_TOKENS = 1 << 20  # at most 2,048 examples
@@ -102,6 +103,17 @@ class TextTask:
             "text_length": (tokens != Examples.pad).sum(axis=1).astype(float),
         }
         return Episodes(scores[:, 0], facts)
+
+    def sheet(self, seed: int) -> Sheet:
+        """The test examples in the names of tokens, a question for each stretch of the answer that has to be said."""
+        tokens, mask = self._test_set(seed)
+        rows = []
+        for number, (text, scored) in enumerate(zip(tokens.tolist(), mask, strict=True)):
+            at = np.flatnonzero(scored & (tokens[number] != EOS))
+            for stretch in np.split(at, np.flatnonzero(np.diff(at) > 1) + 1):
+                prompt, answer = text[1 : stretch[0]], text[stretch[0] : stretch[-1] + 1]
+                rows.append({"example": number, "prompt": vocabulary().render(prompt), "answer": vocabulary().render(answer)})
+        return Sheet("generation", rows)
 
     def _constrained(self, policy: Predictor, tokens: Integer, mask: Bool, graded: Bool) -> Float:
         """Token accuracy among the legal answers, and exact match over the whole vocabulary: (B, 2)."""

@@ -21,6 +21,7 @@ from clbench.errors import UserError
 from clbench.experience import Text
 from clbench.interfaces import Episodes, Predictor, TaskInfo
 
+from ..language.export import Sheet
 from ..language.task import decode
 from .corpus import Dataset, Row
 from .encoding import ANS, BOS, EOS, FIRST, PAD, SEP, Encoding, codes, words
@@ -164,6 +165,10 @@ class LocalTask(ABC):
         return [row for row in dataset.splits[split] if self._own is None or row.answer in self._own]
 
     @abstractmethod
+    def sheet(self, seed: int) -> Sheet:
+        """The test rows as they were read."""
+
+    @abstractmethod
     def _written(self, rows: Sequence[Row]) -> Written:
         """The rows as ids."""
 
@@ -244,6 +249,11 @@ class ChoiceTask(_Answering):
         self._next = {before: np.array(sorted(tokens)) for before, tokens in ways.items()}
         super().__init__(name, info, dataset, encoding, labels=labels, **options)
 
+    def sheet(self, seed: int) -> Sheet:
+        choices = list(self._labels)
+        rows = [{"prompt": row.prompt, "choices": choices, "answer": choices.index(row.answer)} for row in self.test_rows]
+        return Sheet("choice", rows)
+
     def _answer(self, row: Row) -> list[int]:
         return list(self._code[row.answer])
 
@@ -308,6 +318,9 @@ def _question(prompt: str) -> str:
 class AnswerTask(_Answering):
     """A text and another text, scored token by token; an answer longer than `longest` is cut."""
 
+    def sheet(self, seed: int) -> Sheet:
+        return Sheet("generation", [{"prompt": row.prompt, "answer": row.answer} for row in self.test_rows])
+
     def _answer(self, row: Row) -> list[int]:
         return self._encoding.encode(row.answer)[: self._longest]
 
@@ -357,6 +370,9 @@ class DocumentTask(LocalTask):
                 f"task '{name}' is plain text, which is read in bytes; give stream.tokens=bytes, or leave it out with stream.tasks"
             )
         super().__init__(name, info, dataset, encoding, **options)
+
+    def sheet(self, seed: int) -> Sheet:
+        return Sheet("text", [{"text": row.prompt.encode("latin-1").decode("utf-8", "replace")} for row in self.test_rows])
 
     def _rows(self, dataset: Dataset, split: str) -> Sequence[Row]:
         data = "\n".join(row.prompt for row in dataset.splits[split]).encode("utf-8", "surrogatepass")
