@@ -64,10 +64,8 @@ def test_real_text_is_asked_as_it_was_read(folder, tmp_path, capsys):
     assert lines(out / "clbench_local_text_mine_1_mine.jsonl")[0] == {"prompt": "new", "choices": ["a", "b"], "answer": 1}
     assert OmegaConf.load(out / "clbench_local_text_mine_1_mine.yaml").output_type == "multiple_choice"
     text = "".join(row["text"] for row in lines(out / "clbench_local_text_mine_1_books.jsonl"))
-    assert (
-        text.replace("\ufffd", "").startswith("caf")
-        and OmegaConf.load(out / "clbench_local_text_mine_1_books.yaml").output_type == "loglikelihood_rolling"
-    )
+    assert text.replace("\ufffd", "").startswith("caf")
+    assert OmegaConf.load(out / "clbench_local_text_mine_1_books.yaml").output_type == "loglikelihood_rolling"
 
 
 @pytest.mark.parametrize(
