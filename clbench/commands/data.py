@@ -67,6 +67,7 @@ def _export(arguments: argparse.Namespace, out: Output) -> int:
         return 0
     for path in written:
         if path.suffix == ".jsonl":
-            out.result(f"{path.read_bytes().count(b'\n'):>8,} questions  {path}")
+            count = path.read_bytes().count(b"\n")
+            out.result(f"{count:>8,} questions  {path}")
     out.result(f"lm_eval --include_path {arguments.out} --tasks {group.stem} --model hf --model_args pretrained=MODEL")
     return 0

@@ -1,6 +1,6 @@
 """Functions of strings, first alone and then one after another: what was learned of the parts serves the whole, by construction.
 
-    rev swap a b c d <ans> c d a b          rev of (swap of a b c d), neighbours swapped
+    rev swap a b c d <ans> b a d c          rev of (swap of a b c d), which changes the halves over
 
 After the string edits of PCFG SET (Hupkes et al. 2020, arXiv:1908.08351) and SCAN (Lake and Baroni 2018, arXiv:1711.00350); spec
 language.md 3.7. Four functions are trained alone, then four compositions of them, written with the op-codes of their parts. Two controls
@@ -36,9 +36,9 @@ class Part:
     drops: int = 0
 
 
-def _neighbours(position: Integer, length: Integer) -> Integer:
-    """Positions of x2 x1 x4 x3 ..; the last of an odd number stays."""
-    return np.where((position ^ 1) < length, position ^ 1, position)
+def _halves(position: Integer, length: Integer) -> Integer:
+    """Positions of xh+1 .. xL x1 .. xh, the halves of a string changed over; of an odd number the first is the shorter."""
+    return (position + length // 2) % length
 
 
 def _rest(position: Integer, length: Integer) -> Integer:
@@ -49,7 +49,7 @@ def _rest(position: Integer, length: Integer) -> Integer:
 PARTS: Mapping[str, Part] = {
     "copy": Part("op:copy", algorithms.copied),
     "rev": Part("op:reverse", algorithms.reversed_),
-    "swap": Part("op:interleave", _neighbours),
+    "swap": Part("op:interleave", _halves),
     "shift": Part("op:shift-left", algorithms.shifted_left),
     "drop": Part("op:filter", _rest, drops=1),
 }
