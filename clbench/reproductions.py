@@ -5,8 +5,10 @@
     results/reproductions.md                                 generated from both; nothing in it is typed by hand
 
 A bar is about the worst seed: it is met where every run of its arm that asks for its task meets it. Bars that fail stay on the page. With
-`times: ARM` it is about the ratio to the run of another arm with the same seed; with `of: [A, B]` about the fact A over the fact B, each
-summed over the episodes of the last evaluation (steps over successes: how many steps a success took), and not about the mean score.
+`times: ARM` it is about the ratio to the run of another arm with the same seed, with `minus: ARM` about the difference; with `curve: true`
+about the mean of the scores of a task while it is trained, and not about the last one; with `of: [A, B]` about the fact A over the fact B,
+each summed over the episodes of the last evaluation (steps over successes: how many steps a success took). Of several tasks, joined by +,
+the mean counts.
 A run belongs to an arm by its stream, its seed and all options of its agent, so that runs under other options never count. Options that
 did not exist when it was made count as what they are by default: a new one does not make the packs of before strangers. Nor does what an
 agent would do with experience of another kind than the stream's.
@@ -45,7 +47,10 @@ SIGNS = {"at_least": "≥", "at_most": "≤"}
 
 @dataclass(frozen=True)
 class Bar:
-    """At the end of every run of `arm` the accuracy of `task`, over that of the arm `times` if there is one, keeps to `value`."""
+    """At the end of every run of `arm`, or (`curve`) while it learns them, the score of `task` keeps to `value`.
+
+    Over that of the arm `times`, or less that of the arm `minus`, if there is one.
+    """
 
     arm: str
     task: str
@@ -53,19 +58,25 @@ class Bar:
     value: float
     times: str = ""
     of: tuple[str, str] | None = None
+    minus: str = ""
+    curve: bool = False
 
     def values(self, arms: Mapping[str, Sequence[LoadedRun]]) -> list[float]:
         """What the bar is about, of each seed; of a ratio those seeds that both arms have."""
         mine = self._measured(arms[self.arm])
-        if not self.times:
+        if not self.times and not self.minus:
             return list(mine.values())
-        other = self._measured(arms[self.times])
+        other = self._measured(arms[self.times or self.minus])
+        if self.minus:
+            return [found - other[seed] for seed, found in mine.items() if seed in other]
         return [found / other[seed] if other[seed] else math.inf for seed, found in mine.items() if seed in other]
 
     def _measured(self, runs: Sequence[LoadedRun]) -> dict[int, float]:
-        if self.of is None:
-            return scores(runs).get(self.task, {})
-        return {run.seed: found for run in runs if (found := _pooled(run, self.task, *self.of)) is not None}
+        if self.of is not None:
+            return {run.seed: found for run in runs if (found := _pooled(run, self.task, *self.of)) is not None}
+        found = scores(runs, while_trained=self.curve)
+        parts = [found.get(task, {}) for task in self.task.split("+")]
+        return {seed: _mean([part[seed] for part in parts]) for seed in parts[0] if all(seed in part for part in parts)}
 
     def met(self, accuracies: Sequence[float]) -> bool:
         """Whether all of them clear the bar."""
@@ -113,19 +124,36 @@ def claim(choice: str) -> Claim:
 
 def _bar(bar: Any, experiment: Experiment, where: str) -> Bar:
     signs = [key for key in SIGNS if isinstance(bar, Mapping) and key in bar]
-    if len(signs) != 1 or set(bar) - {"times", "of"} != {"arm", "task", *signs}:
-        raise UserError(f"{where}: expected arm, task and one of {', '.join(SIGNS)}, and times for a ratio to another arm, got {bar!r}")
+    if len(signs) != 1 or set(bar) - {"times", "of", "minus", "curve"} != {"arm", "task", *signs} or {"times", "minus"} <= set(bar):
+        raise UserError(
+            f"{where}: expected arm, task and one of {', '.join(SIGNS)}, and times for a ratio to another arm or minus for a difference, "
+            f"got {bar!r}"
+        )
     of = bar.get("of")
     if of is not None and not (isinstance(of, Sequence) and len(of) == 2 and all(isinstance(fact, str) for fact in of)):
         raise UserError(f"{where}: of: expected the names of two facts, such as [steps, successes], got {of!r}")
-    for arm in (bar["arm"], bar.get("times", bar["arm"])):
+    if not isinstance(bar.get("curve", False), bool):
+        raise UserError(f"{where}: curve: expected true or false, got {bar['curve']!r}")
+    for arm in (bar["arm"], bar.get("times", bar["arm"]), bar.get("minus", bar["arm"])):
         if arm not in experiment.arms:
             raise UserError(f"{where}: no arm '{arm}'; arms are {', '.join(experiment.arms)}")
-    return Bar(bar["arm"], str(bar["task"]), signs[0], float(bar[signs[0]]), bar.get("times", ""), None if of is None else (of[0], of[1]))
+    pair = None if of is None else (of[0], of[1])
+    return Bar(
+        bar["arm"],
+        str(bar["task"]),
+        signs[0],
+        float(bar[signs[0]]),
+        times=bar.get("times", ""),
+        of=pair,
+        minus=bar.get("minus", ""),
+        curve=bar.get("curve", False),
+    )
 
 
-def scores(runs: Sequence[LoadedRun]) -> dict[str, dict[int, float]]:
-    """By task and seed the raw score of the run, at its end."""
+def scores(runs: Sequence[LoadedRun], *, while_trained: bool = False) -> dict[str, dict[int, float]]:
+    """By task and seed the raw score of the run, at its end, or the mean of those taken while the task was trained."""
+    if while_trained:
+        return _curves(runs)
     found: dict[str, dict[int, float]] = {}
     for run in runs:
         rows = derived.eval_rows(run.manifest, run.events)
@@ -133,6 +161,19 @@ def scores(runs: Sequence[LoadedRun]) -> dict[str, dict[int, float]]:
         for row in rows:
             if row["step"] == last:
                 found.setdefault(row["task_id"], {})[run.seed] = row["raw_score"]
+    return found
+
+
+def _curves(runs: Sequence[LoadedRun]) -> dict[str, dict[int, float]]:
+    found: dict[str, dict[int, float]] = {}
+    for run in runs:
+        spec = run.manifest["stream"]["spec"]
+        taken: dict[str, list[float]] = {}
+        for row in derived.eval_rows(run.manifest, run.events):
+            if row["phase"] >= 0 and row["task"] in spec["phases"][row["phase"]]["columns"]:
+                taken.setdefault(row["task_id"], []).append(row["raw_score"])
+        for task, values in taken.items():
+            found.setdefault(task, {})[run.seed] = _mean(values)
     return found
 
 
@@ -267,9 +308,12 @@ def _at_default(path: tuple[str, ...], options: Mapping[str, Any], keys: Set[str
 
 def _row(bar: Bar, values: Sequence[float]) -> list[str]:
     arm, limit = bar.arm, f"{SIGNS[bar.key]} {bar.value:.2f}"
-    task = bar.task if bar.of is None else f"{bar.task}, {bar.of[0]} / {bar.of[1]}"
+    task = bar.task.replace("+", ", ") if bar.of is None else f"{bar.task}, {bar.of[0]} / {bar.of[1]}"
+    task += " (while trained)" if bar.curve else ""
     if bar.times:
         arm, limit = f"{bar.arm} / {bar.times}", f"{limit} ×"
+    if bar.minus:
+        arm = f"{bar.arm} - {bar.minus}"
     if not values:
         return [arm, task, "0", MISSING, MISSING, limit, "not run"]
     spread = interval_text(mean_interval(values)) if len(values) >= RUNS_FOR_INTERVAL else _range(values)

@@ -114,6 +114,9 @@ def test_a_page_that_is_not_what_the_packs_say_is_found(tmp_path):
         ("  source: nobody\n", "", "claim: expected a mapping with statement, source, published"),
         ("at_most: 0.5", "at_most: 0.5, at_least: 0.1", r"claim.bars\[1\]: expected arm, task and one of at_least, at_most"),
         ("at_most: 0.5", "at_most: 0.5, time: kept", r"claim.bars\[1\]: expected arm, task and one of at_least, at_most, and times"),
+        ("at_most: 0.5", "at_most: 0.5, times: kept, minus: lost", r"claim.bars\[1\]: expected arm, task and one of at_least, at_most"),
+        ("at_most: 0.5", "at_most: 0.5, minus: keep", r"claim.bars\[1\]: no arm 'keep'; arms are kept, lost, unseen"),
+        ("at_most: 0.5", "at_most: 0.5, curve: 1", r"claim.bars\[1\]: curve: expected true or false, got 1"),
         ("at_most: 0.5", "at_most: 0.5, of: steps", r"claim.bars\[1\]: of: expected the names of two facts"),
         ("at_most: 0.5", "at_most: 0.5, times: keep", r"claim.bars\[1\]: no arm 'keep'; arms are kept, lost, unseen"),
         ("{arm: unseen, task", "{arm: unsaid, task", r"claim.bars\[3\]: no arm 'unsaid'; arms are kept, lost, unseen"),
@@ -136,7 +139,7 @@ def test_the_claims_of_clbench_can_be_judged():
             arm: {task.name for words in commands for task in resolve(words).request.stream.tasks}
             for arm, commands in claim.experiment.arms.items()
         }
-        assert all(bar.task in columns[bar.arm] for bar in claim.bars)
+        assert all(task in columns[bar.arm] for bar in claim.bars for task in bar.task.split("+"))
 
 
 def manifest_of(words, **left_out):
@@ -227,3 +230,36 @@ def test_a_bar_on_facts_sums_them_over_the_last_episodes(claim, results, tmp_pat
     file.write_text(file.read_text().replace("[length, score]", "[length, wins]"))
     with pytest.raises(ValidationError, match="has no fact 'wins' that a bar asks for"):
         reproductions.claim(str(file)).bars[0].values(arms)
+
+
+def test_a_bar_on_a_difference_pairs_runs_by_seed_and_one_on_a_curve_takes_the_scores_of_training(claim, results, tmp_path, task):
+    file = tmp_path / "difference.yaml"
+    others = sorted({name for runs in _arms(claim, results).values() for run in runs for name in reproductions.scores([run])} - {task})
+    both = f"{task}+{others[0]}"
+    bars = [
+        f"{{arm: kept, task: {task}, at_least: 0.5, minus: lost}}",
+        f"{{arm: kept, task: {both}, at_least: 0.0, minus: lost}}",
+        f"{{arm: kept, task: {task}, at_least: 0.0, curve: true}}",
+        f"{{arm: kept, task: {both}, at_most: 1.0, curve: true, minus: kept}}",
+    ]
+    head, _, tail = CLAIM.partition("  bars:\n")
+    file.write_text(head + "  bars:\n" + "".join(f"    - {bar}\n" for bar in bars) + tail[tail.index("runs:") :])
+    made = reproductions.claim(str(file))
+    arms = _arms(made, results)
+    kept, lost = reproductions.scores(arms["kept"]), reproductions.scores(arms["lost"])
+    assert made.bars[0].values(arms) == [kept[task][seed] - lost[task][seed] for seed in kept[task] if seed in lost[task]]
+    means = [sum(found[name][seed] for name in (task, others[0])) / 2 for found in (kept, lost) for seed in (0,)]
+    assert made.bars[1].values(arms)[0] == pytest.approx(means[0] - means[1])
+    (run, *_) = arms["kept"]
+    column = next(number for number, each in enumerate(run.manifest["stream"]["spec"]["tasks"]) if each["name"] == task)
+    trained = [n for n, phase in enumerate(run.manifest["stream"]["spec"]["phases"]) if column in phase["columns"]]
+    seen = [e["score"] for e in run.events if e["kind"] == "eval" and e["task"] == column and e["phase"] in trained]
+    assert made.bars[2].values(arms)[0] == pytest.approx(sum(sum(scores) / len(scores) for scores in seen) / len(seen))
+    assert set(made.bars[3].values(arms)) == {0.0}
+    page = reproductions.page([made], results)
+    assert "kept - lost" in page and "(while trained)" in page and f"{task}, {others[0]}" in page
+
+
+def _arms(claim, results):
+    folder = results / "reproductions" / "remembering"
+    return {arm: reproductions._runs_of(folder / arm, asked) for arm, asked in claim.requests.items()}
