@@ -57,9 +57,15 @@ def test_every_agent_composes_and_accepts_its_options(name):
 
 
 @pytest.mark.parametrize("name", [n for n in catalogue.files("stream")])
-def test_every_stream_is_built_under_every_budget_it_names(name):
-    for budget in catalogue.find("stream", name).read()["budgets"]:
-        stream = resolve(f"stream={name}", "agent=random", f"budget={budget}").request.stream
+def test_every_stream_is_built_under_every_budget_it_names(name, tmp_path):
+    values = catalogue.find("stream", name).read()
+    folder = []
+    if values.get("folder", "") is None:  # of the user's
+        (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(200)))
+        folder = [f"stream.folder={tmp_path}"]
+        name = f"{name}-{tmp_path.name.lower()}"
+    for budget in values["budgets"]:
+        stream = resolve(f"stream={values['name']}", "agent=random", f"budget={budget}", *folder).request.stream
         assert isinstance(stream, TaskStream) and stream.budget == budget and stream.name == name
 
 
