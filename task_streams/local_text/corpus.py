@@ -20,7 +20,7 @@ MOST_CHOICES = 300
 ROWS_A_CHOICE = 3
 """So many rows an answer must have on average to be a choice."""
 
-_BUCKETS = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
+_BUCKET = {"validation": 8, "test": 9}
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,6 @@ class Dataset:
         """Test rows whose text stands in the training rows as well."""
         known = {row.prompt for row in self.splits["train"]}
         return sum(row.prompt in known for row in self.splits["test"])
-
-    @property
-    def content(self) -> str:
-        """sha256 over all rows in order."""
-        digest = hashlib.sha256()
-        for split in SPLITS:
-            digest.update(f"{split}\0".encode())
-            for row in self.splits[split]:
-                digest.update(f"{row.prompt}\0{row.answer}\0".encode("utf-8", "surrogatepass"))
-        return digest.hexdigest()
 
 
 def is_choice(answers: Sequence[str]) -> bool:
@@ -109,9 +99,11 @@ def completed(dataset: Dataset) -> Dataset:
 
 
 def _by_hash(rows: Sequence[Row], missing: Sequence[str]) -> dict[str, tuple[Row, ...]]:
-    taken = {split: [row for row in rows if bucket(row.prompt) in _BUCKETS[split]] for split in missing}
-    away = {number for split in missing for number in _BUCKETS[split]}
-    parts = {"train": tuple(row for row in rows if bucket(row.prompt) not in away), **{s: tuple(found) for s, found in taken.items()}}
+    split_of = {_BUCKET[split]: split for split in missing}
+    found: dict[str, list[Row]] = {split: [] for split in ("train", *missing)}
+    for row in rows:
+        found[split_of.get(bucket(row.prompt), "train")].append(row)
+    parts = {split: tuple(chosen) for split, chosen in found.items()}
     return parts if all(parts.values()) else _blocks(rows, missing)  # few rows, or few different ones
 
 

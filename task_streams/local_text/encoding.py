@@ -24,6 +24,8 @@ PAD, BOS, EOS, ANS, SEP = 0, 1, 2, 3, 4
 SYMBOLS = range(16, 48)
 """What codes of labels are made of: two of them a label, 1,024 codes."""
 
+MOST_CODES = len(SYMBOLS) ** 2
+
 FIRST = 48
 BUCKETS = 8192 - FIRST
 UNITS = ("words", "bytes")
@@ -76,13 +78,12 @@ def _bucket(word: str) -> int:
 def codes(labels: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Of each label its fixed random code of two symbols; of two labels with one code the later, by name, has the next that is free."""
     taken: dict[int, str] = {}
-    size = len(SYMBOLS) ** 2
-    if len(set(labels)) > size:
-        raise ValueError(f"expected at most {size} labels, got {len(set(labels))}")
+    if len(set(labels)) > MOST_CODES:
+        raise ValueError(f"expected at most {MOST_CODES} labels, got {len(set(labels))}")
     for label in sorted(set(labels)):
-        number = int.from_bytes(hashlib.sha256(f"label\0{label}".encode("utf-8", "surrogatepass")).digest()[:8], "little") % size
+        number = int.from_bytes(hashlib.sha256(f"label\0{label}".encode("utf-8", "surrogatepass")).digest()[:8], "little") % MOST_CODES
         while number in taken:
-            number = (number + 1) % size
+            number = (number + 1) % MOST_CODES
         taken[number] = label
     return {label: (SYMBOLS[number // len(SYMBOLS)], SYMBOLS[number % len(SYMBOLS)]) for number, label in taken.items()}
 

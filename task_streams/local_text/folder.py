@@ -25,19 +25,7 @@ from .records import Unreadable
 
 DEEPEST = 4
 _SPLIT = re.compile(rf"(?:^|(?<=[._\- ]))({'|'.join(sorted(SPLIT_OF, key=len, reverse=True))})(?=$|[._\- ])", re.IGNORECASE)
-_SILENT = {
-    "license",
-    "licence",
-    "readme",
-    "copying",
-    "notice",
-    "citation",
-    "sha256sums",
-    "domains",
-    "labels",
-    ".gitattributes",
-    ".gitignore",
-}
+_SILENT = ("license", "licence", "readme", "copying", "notice", "citation", "sha256sums", "domains", "labels")
 _TEXTS, _LABELS = ("src", "text", "texts", "title", "titles", "sentence", "sentences", "source"), ("tgt", "label", "labels", "target")
 
 

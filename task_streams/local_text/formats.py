@@ -57,8 +57,9 @@ def snips(name: str, files: Sequence[Path]) -> Dataset:
     for path in files:
         content = records.read(path)
         reading.remarks += content.remarks
+        split = "train" if path.name.startswith("train_") else "test"
         try:
-            reading.add({"train": "train"}.get(path.stem.split("_")[0], "test"), records.spoken(content))
+            reading.add(split, records.spoken(content))
         except Unreadable as error:
             raise Unreadable(f"belongs to '{path.name}', which {error}") from None
     return reading.done("choices")

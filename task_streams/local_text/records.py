@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .corpus import MOST_CHOICES, ROWS_A_CHOICE, Row
+from .corpus import MOST_CHOICES, ROWS_A_CHOICE, Row, is_choice
 
 TEXT_KEYS = ("text", "sentence", "utterance", "title", "query", "input", "source", "prompt", "question", "description")
 ANSWER_KEYS = ("label", "category", "intent", "class", "answer", "output", "target", "response", "completion")
@@ -201,11 +201,7 @@ def columns_of(records: Sequence[tuple[int, list[str]]]) -> Columns:
     whole = [cells for _, cells in records if len(cells) == width]
     different = [len({cells[column] for cells in whole}) for column in range(width)]
     chosen = min(range(width), key=different.__getitem__)
-    if (
-        1 < different[chosen] <= MOST_CHOICES
-        and different[chosen] * ROWS_A_CHOICE <= len(whole)
-        and not _third_is_type(different, len(whole))
-    ):
+    if is_choice([cells[chosen] for cells in whole]) and not _third_is_type(different, len(whole)):
         return Columns(tuple(n for n in range(width) if n != chosen), chosen, width, False)
     return Columns((0,), 1, width, False)
 

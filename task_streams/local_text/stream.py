@@ -77,7 +77,7 @@ def local_stream(
     nothing tells tasks apart; "cued": the task's name opens each text; "oracle-id": that, and `TaskInfo.index`. `held_out` tasks are
     adapted to from `shots` examples (of choices for each answer), `draws` times, with `adaptation_units` examples drawn from them.
     """
-    counts = {"longest": longest, "test_examples": test_examples, "epochs": epochs, "train_examples": train_examples or 1}
+    counts = {"longest": longest, "test_examples": test_examples, "epochs": epochs, "train_examples": train_examples}
     _check(name, folder, identity, counts, classes_per_task)
     assert folder is not None
     found = survey(folder)
@@ -143,13 +143,13 @@ def _say_what_is_cut(tasks: Sequence[LocalTask], longest: int) -> None:
         warnings.warn(f"texts longer than {longest} tokens lose the rest: {said}; stream.longest={most} keeps all", stacklevel=2)
 
 
-def _check(name: str, folder: str | None, identity: str, counts: Mapping[str, int], classes_per_task: int | None) -> None:
+def _check(name: str, folder: str | None, identity: str, counts: Mapping[str, int | None], classes_per_task: int | None) -> None:
     if folder is None:
         raise UserError(f"stream '{name}' reads a folder of yours; expected {FORMATS}; give stream.folder=PATH")
     if identity not in IDENTITIES:
         raise unknown_name("identity", identity, IDENTITIES, f"stream.identity of '{name}'")
     for option, value in counts.items():
-        if value < 1:
+        if value is not None and value < 1:
             raise UserError(f"stream '{name}': {option} must be > 0, got {value}")
     if classes_per_task is not None and classes_per_task < 2:
         raise UserError(f"stream '{name}': classes_per_task must be > 1, got {classes_per_task}")

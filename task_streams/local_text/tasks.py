@@ -24,7 +24,7 @@ from clbench.interfaces import Episodes, Predictor, TaskInfo
 from ..language.export import Sheet
 from ..language.task import decode
 from .corpus import Dataset, Row
-from .encoding import ANS, BOS, EOS, FIRST, PAD, SEP, Encoding, codes, words
+from .encoding import ANS, BOS, EOS, FIRST, MOST_CODES, PAD, SEP, Encoding, codes, words
 
 Float = NDArray[np.floating[Any]]
 Integer = NDArray[np.integer[Any]]
@@ -35,17 +35,25 @@ _LANES = 128
 
 
 class Written:
-    """Examples as they are handed out: ids, of which the last `scored` are to be predicted. Kept end to end."""
+    """Examples as they are handed out: ids, of which the last `scored` are to be predicted. Kept end to end.
 
-    def __init__(self, examples: Sequence[tuple[list[int], int]]) -> None:
-        lengths = np.array([len(ids) for ids, _ in examples], dtype=np.int64)
-        self.lengths, self.scored = lengths, np.array([scored for _, scored in examples], dtype=np.int64)
-        self._ids = np.concatenate([np.array(ids, dtype=np.int32) for ids, _ in examples])
+    `whole`: the tokens of each text before any was left out.
+    """
+
+    def __init__(self, examples: Sequence[tuple[list[int], int, int]]) -> None:
+        lengths, self.scored, self.whole = (np.array(column, dtype=np.int64) for column in _columns(examples))
+        self.lengths = lengths
+        self._ids = np.concatenate([np.array(ids, dtype=np.int32) for ids, _, _ in examples])
         self._first = np.cumsum(lengths) - lengths
         self.longest = int(lengths.max())
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def content(self) -> bytes:
+        """All of it that is handed out."""
+        return self._ids.tobytes() + self.lengths.tobytes() + self.scored.tobytes()
 
     def rows(self, rows: Integer, width: int) -> tuple[Integer, Bool]:
         """Tokens and loss mask (n, width) of the examples `rows` (n,)."""
@@ -53,6 +61,11 @@ class Written:
         inside = place < self.lengths[rows, None]
         tokens = np.where(inside, self._ids[np.where(inside, self._first[rows, None] + place, 0)], PAD).astype(np.int64)
         return tokens, inside & (place >= (self.lengths - self.scored)[rows, None])
+
+
+def _columns(examples: Sequence[tuple[list[int], int, int]]) -> tuple[list[int], list[int], list[int]]:
+    """Length, scored tokens and whole length of each example."""
+    return [len(ids) for ids, _, _ in examples], [scored for _, scored, _ in examples], [whole for _, _, whole in examples]
 
 
 class Rounds:
@@ -124,17 +137,13 @@ class LocalTask(ABC):
     @property
     def content(self) -> str:
         """sha256 of what is trained on and scored, as ids."""
-        digest = hashlib.sha256()
-        for part in (self.train, self.test):
-            digest.update(part._ids.tobytes() + part.lengths.tobytes() + part.scored.tobytes())
-        return digest.hexdigest()
+        return hashlib.sha256(self.train.content + self.test.content).hexdigest()
 
     @property
     def cut(self) -> tuple[int, int]:
         """How many texts, trained on and scored, are longer than what is kept of them, and the tokens of the longest."""
-        rows = (*self.train_rows, *self.test_rows)
-        lengths = [self._length(row) for row in rows]
-        return sum(length > self._longest for length in lengths), max(lengths)
+        lengths = np.concatenate([self.train.whole, self.test.whole])
+        return int((lengths > self._longest).sum()), int(lengths.max())
 
     def experience(self, seed: int, *, shots: int | None = None) -> Text:
         """All training rows in turn; with `shots` K of them, of choices K for each answer."""
@@ -157,7 +166,7 @@ class LocalTask(ABC):
             found, said = self._scores(policy, rows, tokens, mask)
             score[rows] = found
             for name, values in said.items():
-                facts.setdefault(name, np.zeros(len(order)))[rows] = values
+                facts.setdefault(name, np.full(len(order), math.nan))[rows] = values
             first += lanes
         return Episodes(score, {**facts, "text_length": self.test.lengths.astype(float)})
 
@@ -173,16 +182,17 @@ class LocalTask(ABC):
         """The rows as ids."""
 
     @abstractmethod
-    def _length(self, row: Row) -> int:
-        """Tokens of the text before any is left out."""
-
-    @abstractmethod
     def _floors(self) -> dict[str, float]:
         """Scores of what needs no skill, by name."""
 
     @abstractmethod
     def _scores(self, policy: Predictor, rows: Integer, tokens: Integer, mask: Bool) -> tuple[Float, dict[str, Float]]:
         """Scores (B,) and facts of test rows `rows` (B,), written as tokens and mask (B, T)."""
+
+    def _teacher_forced(self, policy: Predictor, tokens: Integer) -> Float:
+        """Logits (B, T - 1, V) for all tokens (B, T) but the first."""
+        logits, _ = policy.logits(tokens[:, :-1].copy(), policy.initial_state(len(tokens)))
+        return np.asarray(logits)
 
     def _shots(self, seed: int, shots: int) -> Integer:
         drawn = seeding.generator(seed, "local text", self.name, "shots").permutation(len(self.train))
@@ -198,25 +208,23 @@ def fixed_choice(rows: Sequence[Row], most: int, purpose: str) -> Sequence[Row]:
 
 
 class _Answering(LocalTask):
-    """Rows with an answer."""
+    """Rows with an answer, which may be long (`_cuts_answers`) or is one of few."""
 
+    _cuts_answers = False
+
+    @abstractmethod
     def _answer(self, row: Row) -> list[int]:
-        return self._encoding.encode(row.answer)
-
-    def _length(self, row: Row) -> int:
-        return len(self._encoding.encode(row.prompt))
+        """The answer as ids."""
 
     def _written(self, rows: Sequence[Row]) -> Written:
         found = []
         for row in rows:
             ids, answer = self._encoding.encode(row.prompt), self._answer(row)
-            ids = ids[-self._longest :] if self._question_last else ids[: self._longest]
-            found.append(([BOS, *self._cue, *ids, ANS, *answer, EOS], len(answer) + 1))
+            kept = ids[-self._longest :] if self._question_last else ids[: self._longest]
+            said = answer[: self._longest] if self._cuts_answers else answer
+            whole = max(len(ids), len(answer)) if self._cuts_answers else len(ids)
+            found.append(([BOS, *self._cue, *kept, ANS, *said, EOS], len(said) + 1, whole))
         return Written(found)
-
-    def _teacher_forced(self, policy: Predictor, tokens: Integer) -> Float:
-        logits, _ = policy.logits(tokens[:, :-1].copy(), policy.initial_state(len(tokens)))
-        return np.asarray(logits)
 
     def _exact(self, policy: Predictor, tokens: Integer, mask: Bool, right: Bool) -> Float:
         """Free-running exact match of those that are right when teacher forced; a text that is not is wrong in the free run as well."""
@@ -238,6 +246,10 @@ class ChoiceTask(_Answering):
         self, name: str, info: TaskInfo, dataset: Dataset, encoding: Encoding, *, labels: Sequence[str] | None, verbal: bool, **options: Any
     ) -> None:
         self._labels = dataset.labels if labels is None else tuple(labels)
+        self._spoken = {label.lower(): label for label in self._labels}
+        if not verbal and len(dataset.labels) > MOST_CODES:
+            count = len(dataset.labels)
+            raise UserError(f"task '{name}': there are codes for {MOST_CODES} answers, its data set has {count}; give stream.verbal=true")
         made = {label: tuple(encoding.encode(label)) for label in self._labels} if verbal else codes(dataset.labels)
         self._code = {label: made[label] for label in self._labels}
         if len(set(self._code.values())) < len(self._code) or not all(self._code.values()):
@@ -276,18 +288,15 @@ class ChoiceTask(_Answering):
             asked: dict[str, Counter[str]] = {}
             for row in self.train_rows:
                 asked.setdefault(_question(row.prompt), Counter())[row.answer] += 1
-            guesses = [
-                asked[_question(row.prompt)].most_common(1)[0][0] if _question(row.prompt) in asked else common for row in self.test_rows
-            ]
+            said = {question: answers.most_common(1)[0][0] for question, answers in asked.items()}
+            guesses = [said.get(_question(row.prompt), common) for row in self.test_rows]
             floors["question only"] = sum(guess == answer for guess, answer in zip(guesses, answers, strict=True)) / len(answers)
             last = [self._last_mentioned(row.prompt) or common for row in self.test_rows]
             floors["last mentioned"] = sum(guess == answer for guess, answer in zip(last, answers, strict=True)) / len(answers)
         return floors
 
     def _last_mentioned(self, prompt: str) -> str | None:
-        spoken = words(prompt)
-        known = {label.lower(): label for label in self._labels}
-        return next((known[word] for word in reversed(spoken) if word in known), None)
+        return next((self._spoken[word] for word in reversed(words(prompt)) if word in self._spoken), None)
 
     def _scores(self, policy: Predictor, rows: Integer, tokens: Integer, mask: Bool) -> tuple[Float, dict[str, Float]]:
         logits = self._teacher_forced(policy, tokens)
@@ -318,17 +327,16 @@ def _question(prompt: str) -> str:
 class AnswerTask(_Answering):
     """A text and another text, scored token by token; an answer longer than `longest` is cut."""
 
+    _cuts_answers = True
+
     def sheet(self, seed: int) -> Sheet:
         return Sheet("generation", [{"prompt": row.prompt, "answer": row.answer} for row in self.test_rows])
 
     def _answer(self, row: Row) -> list[int]:
-        return self._encoding.encode(row.answer)[: self._longest]
-
-    def _length(self, row: Row) -> int:
-        return max(len(self._encoding.encode(row.prompt)), len(self._encoding.encode(row.answer)))
+        return self._encoding.encode(row.answer)
 
     def _floors(self) -> dict[str, float]:
-        answers = [self._answer(row) for row in self.train_rows]
+        answers, wanted = ([self._answer(row)[: self._longest] for row in rows] for rows in (self.train_rows, self.test_rows))
         common: dict[int, Counter[int]] = {}
         for answer in answers:
             for at, token in enumerate((*answer, EOS)):
@@ -344,7 +352,7 @@ class AnswerTask(_Answering):
         def level(right: list[list[bool]]) -> float:
             return float(np.mean([np.mean(one) for one in right]))
 
-        wanted = [(*self._answer(row), EOS) for row in self.test_rows]
+        wanted = [[*answer, EOS] for answer in wanted]
         return {
             "majority": level([[token == best[-1] for token in answer] for answer in wanted]),
             "majority by position": level([[token == best.get(at, best[-1]) for at, token in enumerate(answer)] for answer in wanted]),
@@ -382,24 +390,17 @@ class DocumentTask(LocalTask):
         found = []
         for row in rows:
             ids = [FIRST + byte for byte in row.prompt.encode("latin-1")]
-            found.append(([BOS, *self._cue, *ids], len(ids)))
+            found.append(([BOS, *self._cue, *ids], len(ids), len(ids)))
         return Written(found)
-
-    def _length(self, row: Row) -> int:
-        return len(row.prompt)
 
     def _floors(self) -> dict[str, float]:
         """Bytes by how often each occurs in training, one counted for each that never did."""
-        seen = (
-            np.bincount(np.frombuffer("".join(row.prompt for row in self.train_rows).encode("latin-1"), dtype=np.uint8), minlength=256) + 1
-        )
-        asked = np.bincount(np.frombuffer("".join(row.prompt for row in self.test_rows).encode("latin-1"), dtype=np.uint8), minlength=256)
+        seen, asked = _counted(self.train_rows) + 1, _counted(self.test_rows)
         bits = -float((asked * np.log2(seen / seen.sum())).sum() / asked.sum())
         return {"uniform": 0.0, "unigram": 1 - bits / 8}
 
     def _scores(self, policy: Predictor, rows: Integer, tokens: Integer, mask: Bool) -> tuple[Float, dict[str, Float]]:
-        logits, _ = policy.logits(tokens[:, :-1].copy(), policy.initial_state(len(tokens)))
-        own = np.asarray(logits, dtype=np.float64)
+        own = self._teacher_forced(policy, tokens).astype(np.float64)
         highest = own.max(axis=2, keepdims=True)
         norm = np.log(np.exp(own - highest).sum(axis=2)) + highest[:, :, 0]
         found = np.take_along_axis(own, tokens[:, 1:, None], axis=2)[:, :, 0] - norm

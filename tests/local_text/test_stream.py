@@ -12,6 +12,7 @@ from clbench import cli
 from clbench.errors import UserError
 from clbench.interfaces import TaskInfo
 from clbench.task_streams.local_text import encoding as encodings
+from clbench.task_streams.local_text import tasks
 from clbench.task_streams.local_text.corpus import Dataset, Row
 from clbench.task_streams.local_text.encoding import ANS, BOS, EOS, FIRST, PAD, SEP, Encoding, codes
 from clbench.task_streams.local_text.stream import local_stream
@@ -104,6 +105,11 @@ def test_codes_are_fixed_different_and_do_not_depend_on_order():
     assert all(symbol in encodings.SYMBOLS for code in codes(many).values() for symbol in code)
     with pytest.raises(ValueError, match="at most 1024 labels"):
         codes([str(n) for n in range(1025)])
+
+
+def test_more_labels_than_codes_are_one_line():
+    with pytest.raises(UserError, match=r"codes for 1024 answers, its data set has 1025; give stream.verbal=true"):
+        choices(tuple(Row("text", f"label {n}") for n in range(1025)))
 
 
 # ---- choices
@@ -199,6 +205,14 @@ def test_floors_know_the_commonest_the_question_and_what_was_said_last():
     assert task.scale == (pytest.approx(2 / 3), 1.0)
     facts = task.evaluate(Fixed(texts(task), WORDS.size), 0).facts
     assert facts["support_age"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_an_age_that_is_not_known_is_none(monkeypatch):
+    monkeypatch.setattr(tasks, "_LANES", 2)  # batches in which nobody has one
+    rows = tuple(Row(f"{'w ' * n}. where", LABELS[n % 2], 3 if n < 2 else None) for n in range(6))
+    task = choices(rows, longest=20)
+    ages = task.evaluate(Fixed(texts(task), WORDS.size), 0).facts["support_age"]
+    assert ages[:2].tolist() == [3.0, 3.0] and np.isnan(ages[2:]).all()
 
 
 def test_long_texts_lose_their_end_and_questions_what_stands_before_them():
@@ -305,6 +319,7 @@ def test_what_is_cut_is_said(folder):
         ({"longest": 0}, "longest must be > 0, got 0"),
         ({"epochs": 0}, "epochs must be > 0, got 0"),
         ({"train_examples": -1}, "train_examples must be > 0, got -1"),
+        ({"train_examples": 0}, "train_examples must be > 0, got 0"),
         ({"classes_per_task": 1}, "classes_per_task must be > 1, got 1"),
     ],
 )
