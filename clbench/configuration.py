@@ -253,10 +253,14 @@ def stream_named(stream: str | TaskStream, budget: str | None = None, options: M
     """The stream that a name or a path stands for, with `options` (`{"identity": "hidden"}`)."""
     if isinstance(stream, TaskStream):
         return stream
+    return stream_of(stream, budget, _as_words("stream", options))
+
+
+def stream_of(name: str, budget: str | None, words: Sequence[str]) -> TaskStream:
+    """The stream that a name or a path stands for, with the overrides `words` (`stream.identity=hidden`)."""
     budget = budget or default_budget()
-    choice = choose_stream(stream, budget)
-    tree = compose({"stream": choice.node}, _as_words("stream", options), budget)
-    return build_stream(choice, tree["stream"])
+    choice = choose_stream(name, budget)
+    return build_stream(choice, compose({"stream": choice.node}, words, budget)["stream"])
 
 
 def request(

@@ -74,7 +74,7 @@ class Bar:
     def _measured(self, runs: Sequence[LoadedRun]) -> dict[int, float]:
         if self.of is not None:
             return {run.seed: found for run in runs if (found := _pooled(run, self.task, *self.of)) is not None}
-        found = scores(runs, while_trained=self.curve)
+        found = _curves(runs) if self.curve else scores(runs)
         parts = [found.get(task, {}) for task in self.task.split("+")]
         return {seed: _mean([part[seed] for part in parts]) for seed in parts[0] if all(seed in part for part in parts)}
 
@@ -150,10 +150,8 @@ def _bar(bar: Any, experiment: Experiment, where: str) -> Bar:
     )
 
 
-def scores(runs: Sequence[LoadedRun], *, while_trained: bool = False) -> dict[str, dict[int, float]]:
-    """By task and seed the raw score of the run, at its end, or the mean of those taken while the task was trained."""
-    if while_trained:
-        return _curves(runs)
+def scores(runs: Sequence[LoadedRun]) -> dict[str, dict[int, float]]:
+    """By task and seed the raw score of the run, at its end."""
     found: dict[str, dict[int, float]] = {}
     for run in runs:
         rows = derived.eval_rows(run.manifest, run.events)
@@ -165,6 +163,7 @@ def scores(runs: Sequence[LoadedRun], *, while_trained: bool = False) -> dict[st
 
 
 def _curves(runs: Sequence[LoadedRun]) -> dict[str, dict[int, float]]:
+    """By task and seed the mean of the raw scores that were taken while the task was trained."""
     found: dict[str, dict[int, float]] = {}
     for run in runs:
         spec = run.manifest["stream"]["spec"]

@@ -170,6 +170,18 @@ def test_an_option_that_came_later_counts_as_what_it_is_by_default(tmp_path):
     assert not claim.asks_for(extra)
 
 
+def judged_by(file, bars):
+    """The claim with other bars."""
+    head, _, tail = CLAIM.partition("  bars:\n")
+    file.write_text(head + "  bars:\n" + "".join(f"    - {bar}\n" for bar in bars) + tail[tail.index("runs:") :])
+    return reproductions.claim(str(file))
+
+
+def _arms(claim, results):
+    folder = results / "reproductions" / "remembering"
+    return {arm: reproductions._runs_of(folder / arm, asked) for arm, asked in claim.requests.items()}
+
+
 def test_a_bar_on_a_ratio_pairs_runs_by_seed(claim, results, tmp_path, task):
     """The scores of both arms, seed by seed; a seed that one of them lacks has no ratio."""
     file = tmp_path / "ratio.yaml"
@@ -179,12 +191,10 @@ def test_a_bar_on_a_ratio_pairs_runs_by_seed(claim, results, tmp_path, task):
         f"{{arm: unseen, task: {task}, at_least: 0.5, times: kept}}",
         f"{{arm: kept, task: {task}, at_least: 1.0, times: kept}}",
     ]
-    head, _, tail = CLAIM.partition("  bars:\n")
-    file.write_text(head + "  bars:\n" + "".join(f"    - {bar}\n" for bar in bars) + tail[tail.index("runs:") :])
-    ratio = reproductions.claim(str(file))
+    ratio = judged_by(file, bars)
     shutil.copytree(results / "reproductions" / "remembering", tmp_path / "reproductions" / "remembering")
     shutil.rmtree(next((tmp_path / "reproductions" / "remembering" / "lost").rglob("runs/s001-*")))
-    arms = {arm: reproductions._runs_of(tmp_path / "reproductions" / "remembering" / arm, asked) for arm, asked in ratio.requests.items()}
+    arms = _arms(ratio, tmp_path)
     kept, lost = (reproductions.scores(arms[arm])[task] for arm in ("kept", "lost"))
     assert set(kept) == {0, 1} and set(lost) == {0}
     assert ratio.bars[0].values(arms) == [lost[0] / kept[0]]
@@ -242,9 +252,7 @@ def test_a_bar_on_a_difference_pairs_runs_by_seed_and_one_on_a_curve_takes_the_s
         f"{{arm: kept, task: {task}, at_least: 0.0, curve: true}}",
         f"{{arm: kept, task: {both}, at_most: 1.0, curve: true, minus: kept}}",
     ]
-    head, _, tail = CLAIM.partition("  bars:\n")
-    file.write_text(head + "  bars:\n" + "".join(f"    - {bar}\n" for bar in bars) + tail[tail.index("runs:") :])
-    made = reproductions.claim(str(file))
+    made = judged_by(file, bars)
     arms = _arms(made, results)
     kept, lost = reproductions.scores(arms["kept"]), reproductions.scores(arms["lost"])
     assert made.bars[0].values(arms) == [kept[task][seed] - lost[task][seed] for seed in kept[task] if seed in lost[task]]
@@ -258,8 +266,3 @@ def test_a_bar_on_a_difference_pairs_runs_by_seed_and_one_on_a_curve_takes_the_s
     assert set(made.bars[3].values(arms)) == {0.0}
     page = reproductions.page([made], results)
     assert "kept - lost" in page and "(while trained)" in page and f"{task}, {others[0]}" in page
-
-
-def _arms(claim, results):
-    folder = results / "reproductions" / "remembering"
-    return {arm: reproductions._runs_of(folder / arm, asked) for arm, asked in claim.requests.items()}

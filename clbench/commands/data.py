@@ -49,7 +49,6 @@ def execute(arguments: argparse.Namespace, out: Output) -> int:
 
 def _export(arguments: argparse.Namespace, out: Output) -> int:
     from .. import configuration
-    from ..composition import compose
 
     if not arguments.out:
         raise UserError(f"data export writes files; expected --out DIR, as in: clbench data export {arguments.name} --out questions")
@@ -57,9 +56,7 @@ def _export(arguments: argparse.Namespace, out: Output) -> int:
     words = [word for word in arguments.overrides if not word.startswith("budget=")]
     if strange := [word for word in words if not word.startswith("stream.")]:
         raise UserError(f"data export: expected stream.OPTION=VALUE or budget=NAME, got '{strange[0]}'")
-    budget = budgets[-1] if budgets else configuration.default_budget()
-    choice = configuration.choose_stream(arguments.name, budget)
-    stream = configuration.build_stream(choice, compose({"stream": choice.node}, words, budget)["stream"])
+    stream = configuration.stream_of(arguments.name, budgets[-1] if budgets else None, words)
     written: list[Path] = registry.load("data", "export")(stream, Path(arguments.out))
     group = written[-1]
     if arguments.json:

@@ -10,6 +10,7 @@ each composition has an op-code of its own.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -67,11 +68,10 @@ HELD_OUT = ("swap-rev", "shift-swap", "rev-shift", "swap-rev-shift", "drop")
 
 
 @dataclass(frozen=True)
-class Composition:
-    """Strings of `low` to `high` of the first `symbols` symbols; the answer is `parts[0](parts[1](..(string)))`, named by `codes`."""
+class Function(ABC):
+    """Strings of `low` to `high` of the first `symbols` symbols behind the op-codes `codes`, and what becomes of them."""
 
     name: str
-    parts: tuple[str, ...]
     codes: tuple[str, ...]
     low: int
     high: int
@@ -93,6 +93,10 @@ class Composition:
     def legal(self) -> Integer:
         return alphabet(self.symbols)
 
+    @abstractmethod
+    def applied(self, text: Integer, length: Integer) -> tuple[Integer, Integer]:
+        """The answer (R, high) to strings (R, high) of `length` (R,), and its length (R,)."""
+
     def draw(self, draws: Draws) -> Draft:
         text, length = strings(draws, self.low, self.high, self.symbols)
         answer, left = self.applied(text, length)
@@ -101,8 +105,19 @@ class Composition:
         inside = np.arange(self.answer_size) < left[:, None]
         return Draft(prompt, length + len(codes), answer, left, inside, np.ones(len(draws), dtype=bool))
 
+    def shortcuts(self, draft: Draft) -> Mapping[str, Float]:
+        """`bag`: the commonest symbol not yet used up. `echo`: the string as it stands."""
+        text = draft.prompt[:, len(self.codes) :]
+        return {"bag": from_bag(counts(text), draft.answer), "echo": (text == draft.answer).astype(float)}
+
+
+@dataclass(frozen=True)
+class Composition(Function):
+    """The answer is `parts[0](parts[1](..(string)))`."""
+
+    parts: tuple[str, ...]
+
     def applied(self, text: Integer, length: Integer) -> tuple[Integer, Integer]:
-        """The answer (R, high) to strings (R, high) of `length` (R,), and its length (R,)."""
         lengths = [length]  # before each part, from the innermost on
         for part in reversed(self.parts):
             lengths.append(lengths[-1] - PARTS[part].drops)
@@ -113,59 +128,26 @@ class Composition:
         return np.where(inside, np.take_along_axis(text, source, axis=1), PAD), lengths[-1]
 
     def shortcuts(self, draft: Draft) -> Mapping[str, Float]:
-        """`bag`: the commonest symbol not yet used up. `echo`: the string as it stands."""
-        text = draft.prompt[:, len(self.codes) :]
-        found = {"bag": from_bag(counts(text), draft.answer)}
-        return found if self.parts == ("copy",) else {**found, "echo": (text == draft.answer).astype(float)}
+        """As of all functions; saying the string again is the skill of copying, and no shortcut to it."""
+        found = super().shortcuts(draft)
+        return {"bag": found["bag"]} if self.parts == ("copy",) else found
 
 
 @dataclass(frozen=True)
-class Unrelated:
-    """Strings as those of `Composition`, and functions that none of them has: a cipher, two orders, each symbol's next one."""
+class Unrelated(Function):
+    """A function that no composition has: a cipher, two orders, each symbol's next one."""
 
-    name: str
-    low: int
-    high: int
-    symbols: int
-
-    @property
-    def prompt_size(self) -> int:
-        return 1 + self.high
-
-    @property
-    def answer_size(self) -> int:
-        return self.high
-
-    @property
-    def longest_pair(self) -> int:
-        return self.prompt_size + self.answer_size
-
-    @property
-    def legal(self) -> Integer:
-        return alphabet(self.symbols)
-
-    def draw(self, draws: Draws) -> Draft:
-        text, length = strings(draws, self.low, self.high, self.symbols)
-        code = np.full((len(text), 1), vocabulary().id(OTHERS[self.name]))
-        inside = text != PAD
-        return Draft(np.concatenate([code, text], axis=1), length + 1, self.applied(text), length, inside, np.ones(len(draws), dtype=bool))
-
-    def applied(self, text: Integer) -> Integer:
-        """The answer (R, high) to strings (R, high)."""
+    def applied(self, text: Integer, length: Integer) -> tuple[Integer, Integer]:
         inside = text != PAD
         if self.name == "cipher":
-            return np.where(inside, _cipher(self.symbols)[np.where(inside, text - SYMBOLS.start, 0)], PAD)
-        if self.name == "next":
-            return np.where(inside, SYMBOLS.start + (text - SYMBOLS.start + 1) % self.symbols, PAD)
-        last = SYMBOLS.stop
-        if self.name == "ascending":
-            return np.where(inside, np.sort(np.where(inside, text, last), axis=1), PAD)
-        return -np.sort(-text, axis=1)
-
-    def shortcuts(self, draft: Draft) -> Mapping[str, Float]:
-        """`bag` and `echo`, as of compositions."""
-        text = draft.prompt[:, 1:]
-        return {"bag": from_bag(counts(text), draft.answer), "echo": (text == draft.answer).astype(float)}
+            answer = np.where(inside, _cipher(self.symbols)[np.where(inside, text - SYMBOLS.start, 0)], PAD)
+        elif self.name == "next":
+            answer = np.where(inside, SYMBOLS.start + (text - SYMBOLS.start + 1) % self.symbols, PAD)
+        elif self.name == "ascending":
+            answer = np.where(inside, np.sort(np.where(inside, text, SYMBOLS.stop), axis=1), PAD)
+        else:
+            answer = -np.sort(-text, axis=1)
+        return answer, length
 
 
 @cache
@@ -190,14 +172,14 @@ def generators(names: Sequence[str], *, low: int, high: int, symbols: int, contr
 
 def _generator(name: str, low: int, high: int, *, symbols: int, control: str) -> Generator:
     if name in OTHERS:
-        return Unrelated(name, low, high, symbols)
+        return Unrelated(name, (OTHERS[name],), low, high, symbols)
     parts = tuple(name.split("-"))
     if not name or any(part not in PARTS for part in parts):
         raise unknown_name("composition", name, [*COMPONENTS, *COMPOSED, *HELD_OUT, *OTHERS], "parts: " + ", ".join(PARTS))
     codes = tuple(PARTS[part].code for part in parts)
     if control == "relabel" and name in RELABELLED:
         codes = (RELABELLED[name],)
-    return Composition(name, parts, codes, low, high, symbols)
+    return Composition(name, codes, low, high, symbols, parts)
 
 
 def order(control: str) -> list[str]:

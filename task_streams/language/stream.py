@@ -298,35 +298,28 @@ def composition_stream(
         raise UserError(f"stream '{name}': units, repeats and test_examples must be > 0, got {units}, {repeats} and {test_examples}")
     names = list(composition.order(control) if tasks is None else tasks)
     others = [each for each in (composition.HELD_OUT if held_out is None else held_out) if each not in names]
-    scored_on = "validation" if validation else "test"
-    made = tuple(
-        TextTask(each, cue=None, test_examples=test_examples, floor=composition.floor(each), scored_on=scored_on)
-        for each in composition.generators([*names, *others], low=low, high=high, symbols=symbols, control=control)
-    )
-    columns, adapted = made[: len(names)], made[len(names) :]
+    made = composition.generators([*names, *others], low=low, high=high, symbols=symbols, control=control)
     phases = tuple(Phase((column,), units, points) for column in [*range(len(names))] * repeats)
+    adapted = _text_tasks(made[len(names) :], composition.floor, test_examples, validation)
     after = (-1, len(phases) - 1)
-    stream = TaskStream(
+    return _without_cues(
+        made[: len(names)],
+        composition.floor,
         name=name if repeats == 1 else f"{name}-{repeats}-times",
         version=version,
         budget=budget,
-        tasks=columns,
         phases=phases,
         few_shot=FewShot(adapted, tuple(shots), draws, adaptation_units, after, shot_unit="examples") if adapted else None,
         boundaries=boundaries,
         window=window,
         kind="composition",
-        options={
-            "control": control,
-            "low": low,
-            "high": high,
-            "symbols": symbols,
-            "vocabulary": vocabulary().hash,
-            "test_examples": test_examples,
-        },
+        options={"control": control, "low": low, "high": high, "symbols": symbols},
         description=f"{len(names)} functions of strings, the later ones made of the earlier" if control != "unrelated" else "its control",
+        test_examples=test_examples,
+        joint=joint,
+        only=only,
+        validation=validation,
     )
-    return variant(stream, joint=joint, only=only, validation=validation)
 
 
 def _without_cues(
@@ -344,10 +337,15 @@ def _without_cues(
     """A stream whose tasks no op-code announces, one for each of the generators `made`, scored above `floor`; `fields` are TaskStream's."""
     if test_examples < 1:
         raise UserError(f"stream '{name}': test_examples must be > 0, got {test_examples}")
-    scored_on = "validation" if validation else "test"
-    tasks = tuple(TextTask(g, cue=None, test_examples=test_examples, floor=floor(g), scored_on=scored_on) for g in made)
+    tasks = _text_tasks(made, floor, test_examples, validation)
     fixed = {**options, "vocabulary": vocabulary().hash, "test_examples": test_examples}
     return variant(TaskStream(name=name, tasks=tasks, options=fixed, **fields), joint=joint, only=only, validation=validation)
+
+
+def _text_tasks(made: Sequence[Generator], floor: Callable[[Any], float], test_examples: int, validation: bool) -> tuple[TextTask, ...]:
+    """Tasks that no op-code announces."""
+    scored_on = "validation" if validation else "test"
+    return tuple(TextTask(g, cue=None, test_examples=test_examples, floor=floor(g), scored_on=scored_on) for g in made)
 
 
 def _granted(name: str, units: Sequence[int], phases: int) -> list[int]:

@@ -26,11 +26,11 @@ class Threads:
         self.closed = False
 
     def begin(self, task_name: str, positions: Array) -> None:
-        """Start an episode at each of `positions` (n, .); environments beyond them wait."""
+        """Start an episode at each of `positions` (n, .); environments beyond them stay where they are."""
         self._count = len(positions)
         self._group = group = self._of(task_name.removesuffix("-v3"), self._count)
-        for n in range(len(group.rows)):
-            group.begin(n, positions[min(n, self._count - 1)])
+        for n, position in enumerate(positions):
+            group.begin(n, position)
         self.block.observation[: self._count] = group.observation[: self._count]
 
     def _of(self, name: str, count: int) -> Arrays:
