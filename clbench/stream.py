@@ -186,12 +186,19 @@ def plain(value: Any) -> Any:
     return value
 
 
-def variant(stream: TaskStream, *, joint: bool = False, only: int | None = None, validation: bool = False) -> TaskStream:
+def variant(stream: TaskStream, *, joint: bool = False, only: int | None = None, validation: bool = False, repeats: int = 1) -> TaskStream:
     """`stream` as it is, with all its tasks in one joint phase, or with the phase of task `only` alone (the single-task reference).
 
+    `repeats`: how often the list of phases is lived through, with the same budgets, experience of its own each time and the same columns.
     A reference adapts to held-out tasks before training only, and of those of one stream the first alone: every reference of one seed
     would measure the same untrained agent. `validation`: the tasks of `stream` are scored for tuning, and it becomes a family of its own.
     """
+    if repeats < 1:
+        raise UserError(f"stream '{stream.name}': repeats must be > 0, got {repeats}")
+    if repeats > 1:
+        last = len(stream.phases) * repeats - 1
+        few = replace(stream.few_shot, after=(-1, last)) if stream.few_shot else None
+        stream = replace(stream, name=f"{stream.name}-{repeats}-times", phases=stream.phases * repeats, few_shot=few)
     if joint and only is not None:
         raise UserError(f"stream '{stream.name}': joint and only exclude each other; give one of them")
     if validation:
@@ -205,6 +212,9 @@ def variant(stream: TaskStream, *, joint: bool = False, only: int | None = None,
         return stream
     if not 0 <= only < len(stream.tasks):
         raise UserError(f"stream '{stream.name}': only must name a task 0..{len(stream.tasks) - 1}, got {only}")
-    alone = next(phase for phase in stream.phases if phase.columns == (only,))
+    alone = next((phase for phase in stream.phases if phase.columns[0] == only), None)
+    if alone is None:
+        begun = sorted({phase.columns[0] for phase in stream.phases})
+        raise UserError(f"stream '{stream.name}': only must name a task that a phase begins with, one of {begun}, got {only}")
     few = replace(stream.few_shot, after=(-1,)) if stream.few_shot and alone == stream.phases[0] else None
     return replace(stream, name=f"{stream.name}-only-{only}", role="single", phases=(alone,), few_shot=few)

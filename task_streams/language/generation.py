@@ -29,6 +29,8 @@ Bool = NDArray[np.bool_]
 Words = NDArray[np.uint64]
 
 BUCKETS = {"train": (0, 8), "support": (0, 8), "validation": (8, 9), "test": (9, 10)}  # first and past-the-last hash modulo 10
+LONG_AGO = 10**6
+AGE_BINS = ((1, 1), (2, 2), (3, 4), (5, 7), (8, LONG_AGO))  # statements ago, first and last: accuracy is told apart by them
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _WORDS_AT_ONCE = 1 << 21  # random words held at a time, 16 MiB
 
@@ -95,6 +97,7 @@ class Draft:
     answer_length: Integer  # (R,)
     scored: Bool  # (R, A)
     valid: Bool  # (R,)
+    age: Integer | None = None  # (R, A), how many statements ago what a scored token answers was last said; None: no such notion
 
     @staticmethod
     def whole(prompt: Integer, answer: Integer, scored: Bool) -> Draft:
@@ -104,8 +107,8 @@ class Draft:
 
     def rows(self, rows: Integer) -> Draft:
         """The examples `rows`, in that order."""
-        prompt, answer = self.prompt[rows], self.answer[rows]
-        return Draft(prompt, self.prompt_length[rows], answer, self.answer_length[rows], self.scored[rows], self.valid[rows])
+        prompt, answer, age = self.prompt[rows], self.answer[rows], None if self.age is None else self.age[rows]
+        return Draft(prompt, self.prompt_length[rows], answer, self.answer_length[rows], self.scored[rows], self.valid[rows], age)
 
     @staticmethod
     def joined(parts: Sequence[Draft]) -> Draft:
@@ -117,6 +120,7 @@ class Draft:
             np.concatenate([part.answer_length for part in parts]),
             np.concatenate([part.scored for part in parts]),
             np.concatenate([part.valid for part in parts]),
+            np.concatenate(ages) if len(ages := [part.age for part in parts if part.age is not None]) == len(parts) else None,
         )
 
 

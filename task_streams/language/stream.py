@@ -1,6 +1,7 @@
 """Language streams as phases: one algorithm after another, one question at rising distance; scored above the best shortcut.
 
-Sources: spec language.md 3.2 (algorithms), 5.3 (drift) and 5.4 (distance), memory.md 13.4 and 13.5 (dictionaries), 13.8 (overwriting).
+Sources: spec language.md 3.2 (algorithms), 5.3 (drift) and 5.4 (distance), memory.md 13.4 and 13.5 (dictionaries), 13.8 (overwriting);
+language.md 3.7 (composition), 3.3 (a small world) and 3.6 (knowledge).
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import Any
 from clbench.errors import UserError, unknown_name
 from clbench.stream import FewShot, Phase, TaskStream, variant
 
-from . import composition, dictionary, distance, drift, overwrite
-from .algorithmic import EXAMPLES, HELD_OUT, STREAM, TEST_EXAMPLES
+from . import composition, dictionary, distance, drift, knowledge, overwrite, world
+from .algorithmic import EXAMPLES, HELD_OUT, IDENTITIES, STREAM, TEST_EXAMPLES
 from .algorithmic import tasks as make_tasks
 from .task import Generator, TextTask
 from .vocabulary import vocabulary
@@ -30,6 +31,7 @@ def algorithmic_stream(
     joint: bool = False,
     only: int | None = None,
     validation: bool = False,
+    repeats: int = 1,
     units: Mapping[str, int] | None = None,
     points: int = 5,
     window: int = 1,
@@ -42,7 +44,7 @@ def algorithmic_stream(
     `units`: training examples by task; without it the table of the stream. identity "cued": an op-code in the text; "blind": nothing tells
     tasks apart; "oracle-id": the op-code and `TaskInfo.index`. `held_out` tasks are adapted to from `shots` examples, `draws` times, with
     `adaptation_units` examples drawn from them, by the untrained agent and after the last phase. `validation`: all scores are on examples
-    of their own, for tuning.
+    of their own, for tuning. `repeats`: how often the list of tasks is lived through.
     """
     if budget not in STREAM:
         raise UserError(f"stream '{name}': budget must be one of {', '.join(STREAM)}, got '{budget}'")
@@ -70,7 +72,7 @@ def algorithmic_stream(
         options={"identity": identity, "vocabulary": vocabulary().hash, "test_examples": TEST_EXAMPLES[budget]},
         description=f"{len(names)} algorithmic language tasks",
     )
-    return variant(stream, joint=joint, only=only, validation=validation)
+    return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats)
 
 
 def distance_stream(
@@ -294,18 +296,18 @@ def composition_stream(
     `high` of `symbols` symbols. `repeats`: how often the list is lived through; scores of both visits stand in one column. `held_out`
     tasks are adapted to from `shots` examples, `draws` times, with `adaptation_units` examples drawn from them.
     """
-    if units < 1 or repeats < 1 or test_examples < 1:
-        raise UserError(f"stream '{name}': units, repeats and test_examples must be > 0, got {units}, {repeats} and {test_examples}")
+    if units < 1 or test_examples < 1:
+        raise UserError(f"stream '{name}': units and test_examples must be > 0, got {units} and {test_examples}")
     names = list(composition.order(control) if tasks is None else tasks)
     others = [each for each in (composition.HELD_OUT if held_out is None else held_out) if each not in names]
     made = composition.generators([*names, *others], low=low, high=high, symbols=symbols, control=control)
-    phases = tuple(Phase((column,), units, points) for column in [*range(len(names))] * repeats)
+    phases = tuple(Phase((column,), units, points) for column in range(len(names)))
     adapted = _text_tasks(made[len(names) :], composition.floor, test_examples, validation)
     after = (-1, len(phases) - 1)
     return _without_cues(
         made[: len(names)],
         composition.floor,
-        name=name if repeats == 1 else f"{name}-{repeats}-times",
+        name=name,
         version=version,
         budget=budget,
         phases=phases,
@@ -319,7 +321,158 @@ def composition_stream(
         joint=joint,
         only=only,
         validation=validation,
+        repeats=repeats,
     )
+
+
+def world_stream(
+    *,
+    name: str,
+    version: int,
+    budget: str,
+    tasks: Sequence[str] = ("where-person", "who-holds", "yes-no", "direction"),
+    held_out: Sequence[str] = ("list-held", "path"),
+    people: int = 4,
+    places: int = 4,
+    objects: int = 3,
+    events: int = 8,
+    rendering: str = "symbolic",
+    fillers: Sequence[int] = (0,),
+    probed: Sequence[int] = (),
+    units: int | Mapping[str, int] = 64_000,
+    identity: str = "cued",
+    points: int = 5,
+    test_examples: int = 256,
+    boundaries: bool = True,
+    joint: bool = False,
+    only: int | None = None,
+    validation: bool = False,
+    repeats: int = 1,
+    window: int = 1,
+    shots: Sequence[int] = (0, 1, 2, 5, 10),
+    draws: int = 3,
+    adaptation_units: int = 960,
+) -> TaskStream:
+    """Families of questions about a small world (`world.FAMILIES`), one phase each, in order.
+
+    A phase trains stories among each number of filler tokens in `fillers`, in equal parts; those of `probed` are columns that are never
+    trained, named as in where-person+256. `units`: training examples of a phase, for all or by family. identity "cued": an op-code opens
+    the text; "blind": the question alone tells families apart; "oracle-id": the op-code and `TaskInfo.index`. `held_out` families are
+    adapted to from `shots` examples, `draws` times, with `adaptation_units` examples drawn from them. `repeats`: how often
+    the list of families is lived through.
+    """
+    names, amounts = list(tasks), [*fillers, *(filler for filler in probed if filler not in fillers)]
+    if not names or not fillers or len(set(names)) < len(names):
+        raise UserError(f"stream '{name}': expected tasks, each once, and at least one number in fillers, got {names} and {list(fillers)}")
+    if identity not in IDENTITIES:
+        raise unknown_name("identity", identity, IDENTITIES, "stream.identity")
+    if test_examples < 1:
+        raise UserError(f"stream '{name}': test_examples must be > 0, got {test_examples}")
+    others = [each for each in held_out if each not in names]
+    table = dict(units) if isinstance(units, Mapping) else dict.fromkeys(names, units)
+    for task in names:
+        if table.get(task, 0) < 1:
+            raise UserError(f"stream '{name}': units must give each task a number > 0 of training examples, got {units!r} for '{task}'")
+    for task in table:
+        if task not in names:
+            raise unknown_name("task in units", task, names, f"stream.tasks of '{name}'")
+
+    def made(family: str, filler: int) -> TextTask:
+        generator = world.generator(
+            family, people=people, places=places, objects=objects, events=events, rendering=rendering, filler=filler
+        )
+        told = identity == "oracle-id"
+        return TextTask(
+            generator,
+            cue=None if identity == "blind" else vocabulary().id(world.FAMILIES[family][1]),
+            test_examples=test_examples,
+            floor=world.floor(generator),
+            scored_on="validation" if validation else "test",
+            index=[*names, *others].index(family) if told else None,
+            num_tasks=len(names) + len(others) if told else 1,
+        )
+
+    columns = tuple(made(family, filler) for family in names for filler in amounts)
+    adapted = tuple(made(family, fillers[0]) for family in others)
+    phases = tuple(
+        Phase(tuple(number * len(amounts) + each for each in range(len(fillers))), table[family], points)
+        for number, family in enumerate(names)
+    )
+    stream = TaskStream(
+        name=name if identity == "cued" else f"{name}-{identity}",
+        version=version,
+        budget=budget,
+        tasks=columns,
+        phases=phases,
+        few_shot=FewShot(adapted, tuple(shots), draws, adaptation_units, (-1, len(phases) - 1), shot_unit="examples") if adapted else None,
+        boundaries=boundaries,
+        window=window,
+        kind="world",
+        options={
+            "people": people,
+            "places": places,
+            "objects": objects,
+            "events": events,
+            "rendering": rendering,
+            "identity": identity,
+            "vocabulary": vocabulary().hash,
+            "test_examples": test_examples,
+        },
+        description=f"{len(names)} families of questions about people, places and objects",
+    )
+    return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats)
+
+
+def knowledge_stream(
+    *,
+    name: str,
+    version: int,
+    budget: str,
+    entities: int = 64,
+    attributes: int = 2,
+    values: int = 8,
+    phases: int = 3,
+    added: float = 0.1,
+    updated: float = 0.25,
+    statements: int = 6,
+    exposures: int = 400,
+    points: int = 4,
+    boundaries: bool = True,
+    joint: bool = False,
+    only: int | None = None,
+    validation: bool = False,
+    window: int = 1,
+) -> TaskStream:
+    """Facts about `entities` with `attributes` of `values` values each: published in phase 0, then `phases` - 1 diffs, one phase each.
+
+    A later phase describes a share `added` of the entities for the first time and changes a share `updated` of the facts. Each fact stands
+    in `exposures` documents of `statements` statements, with a question for each document. `validation`: another history.
+    """
+    lived = knowledge.history(
+        entities=entities, attributes=attributes, values=values, phases=phases, added=added, updated=updated, validation=validation
+    )
+    stream = TaskStream(
+        name=name,
+        version=version,
+        budget=budget,
+        tasks=tuple(knowledge.tasks(lived, statements)),
+        phases=tuple(Phase((phase,), knowledge.phase_units(lived, phase, statements, exposures), points) for phase in range(phases)),
+        boundaries=boundaries,
+        window=window,
+        kind="knowledge",
+        options={
+            "entities": entities,
+            "attributes": attributes,
+            "values": values,
+            "added": added,
+            "updated": updated,
+            "statements": statements,
+            "exposures": exposures,
+            "vocabulary": vocabulary().hash,
+        },
+        description=f"{entities * attributes} facts, published and brought up to date in {phases} phases",
+    )
+    return variant(stream, joint=joint, only=only, validation=validation)
 
 
 def _without_cues(
@@ -332,6 +485,7 @@ def _without_cues(
     joint: bool,
     only: int | None,
     validation: bool,
+    repeats: int = 1,
     **fields: Any,
 ) -> TaskStream:
     """A stream whose tasks no op-code announces, one for each of the generators `made`, scored above `floor`; `fields` are TaskStream's."""
@@ -339,7 +493,8 @@ def _without_cues(
         raise UserError(f"stream '{name}': test_examples must be > 0, got {test_examples}")
     tasks = _text_tasks(made, floor, test_examples, validation)
     fixed = {**options, "vocabulary": vocabulary().hash, "test_examples": test_examples}
-    return variant(TaskStream(name=name, tasks=tasks, options=fixed, **fields), joint=joint, only=only, validation=validation)
+    stream = TaskStream(name=name, tasks=tasks, options=fixed, **fields)
+    return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats)
 
 
 def _text_tasks(made: Sequence[Generator], floor: Callable[[Any], float], test_examples: int, validation: bool) -> tuple[TextTask, ...]:

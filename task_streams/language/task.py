@@ -10,7 +10,7 @@ Source: spec 2.6 and 2.9; guards 9.3, 9.4 and 9.15.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +21,7 @@ from clbench.interfaces import Episodes, Predictor, TaskInfo
 
 from . import generation
 from .export import Sheet
-from .generation import Bool, Draft, Examples, Float, Integer
+from .generation import AGE_BINS, LONG_AGO, Bool, Draft, Examples, Float, Integer
 from .vocabulary import BOS, EOS, vocabulary
 
 HIGHEST_FLOOR = 0.6  # of the ceiling; above it a task says too little (guard 9.4)
@@ -71,7 +71,7 @@ class TextTask:
                 f"{self.name}: the best shortcut scores {floor:.3f}, expected at most {HIGHEST_FLOOR}: choose sizes with less to guess"
             )
         self.scale = (floor, 1.0)
-        self._test: tuple[int, Integer, Bool] | None = None
+        self._test: tuple[int, Integer, Bool, Integer | None] | None = None
 
     def experience(self, seed: int, *, shots: int | None = None) -> Text:
         """Training examples, unbounded; with `shots`, the first `shots` of the support examples that `seed` draws.
@@ -85,28 +85,34 @@ class TextTask:
         """Constrained token accuracy of each test example, teacher forced.
 
         Facts: `exact`, free-running exact match; `teacher_forced_exact`; `answer_length`, scored tokens without <eos>; `text_length`, all
-        tokens. A text that is wrong when teacher forced is wrong in the free run as well, so that only the others are decoded.
+        tokens; where the generator knows ages, `said_1_ago`, `said_3_to_4_ago` and so on: the accuracy among what was last said so many
+        statements ago, NaN where an example has nothing of that age. A text that is wrong when teacher forced is wrong in the free run as
+        well, so that only the others are decoded.
         """
-        tokens, mask = self._test_set(seed)
+        tokens, mask, ages = self._test_set(seed)
         graded = mask & np.isin(tokens, self._generator.legal)  # all but <eos>
         lanes = max(1, _LOGITS_AT_ONCE // (tokens.shape[1] * self.info.output_size))
         parts = [slice(first, first + lanes) for first in range(0, len(tokens), lanes)]
-        scores = np.concatenate([self._constrained(policy, tokens[part], mask[part], graded[part]) for part in parts])  # (n, 2)
+        answers = [self._constrained(policy, tokens[part], mask[part]) for part in parts]
+        right = np.concatenate([legal for legal, _ in answers]) & graded  # (n, T)
+        forced = np.concatenate([whole for _, whole in answers])  # (n,)
         exact = np.zeros(len(tokens))
-        right = np.flatnonzero(scores[:, 1])
-        for rows in (right[first : first + lanes] for first in range(0, len(right), lanes)):
+        alike = np.flatnonzero(forced)
+        for rows in (alike[first : first + lanes] for first in range(0, len(alike), lanes)):
             exact[rows] = (decode(policy, tokens[rows], mask[rows]) == tokens[rows]).all(axis=1)
         facts = {
             "exact": exact,
-            "teacher_forced_exact": scores[:, 1],
+            "teacher_forced_exact": forced.astype(float),
             "answer_length": graded.sum(axis=1).astype(float),
             "text_length": (tokens != Examples.pad).sum(axis=1).astype(float),
         }
-        return Episodes(scores[:, 0], facts)
+        if ages is not None:
+            facts |= {name: _mean(right, graded & of) for name, of in _by_age(ages, graded)}
+        return Episodes(_mean(right, graded), facts)
 
     def sheet(self, seed: int) -> Sheet:
         """The test examples in the names of tokens, a question for each stretch of the answer that has to be said."""
-        tokens, mask = self._test_set(seed)
+        tokens, mask, _ = self._test_set(seed)
         rows = []
         for number, (text, scored) in enumerate(zip(tokens.tolist(), mask, strict=True)):
             at = np.flatnonzero(scored & (tokens[number] != EOS))
@@ -115,22 +121,22 @@ class TextTask:
                 rows.append({"example": number, "prompt": vocabulary().render(prompt), "answer": vocabulary().render(answer)})
         return Sheet("generation", rows)
 
-    def _constrained(self, policy: Predictor, tokens: Integer, mask: Bool, graded: Bool) -> Float:
-        """Token accuracy among the legal answers, and exact match over the whole vocabulary: (B, 2)."""
+    def _constrained(self, policy: Predictor, tokens: Integer, mask: Bool) -> tuple[Bool, Bool]:
+        """Where the likeliest legal answer is the text's (B, T), and whether over the whole vocabulary all masked tokens are (B,)."""
         logits, _ = policy.logits(tokens[:, :-1].copy(), policy.initial_state(len(tokens)))
         logits = np.asarray(logits)
-        wanted, mask, graded = tokens[:, 1:], mask[:, 1:], graded[:, 1:]
-        legal = self._generator.legal
-        right = legal[logits[:, :, legal].argmax(axis=2)] == wanted  # (B, T - 1)
-        exact = ((logits.argmax(axis=2) == wanted) | ~mask).all(axis=1)
-        return np.stack([(right & graded).sum(axis=1) / graded.sum(axis=1), exact], axis=1)
+        wanted, legal = tokens[:, 1:], self._generator.legal
+        right = np.zeros(tokens.shape, dtype=bool)
+        right[:, 1:] = legal[logits[:, :, legal].argmax(axis=2)] == wanted
+        return right, ((logits.argmax(axis=2) == wanted) | ~mask[:, 1:]).all(axis=1)
 
-    def _test_set(self, seed: int) -> tuple[Integer, Bool]:
-        """The test examples of `seed`; the last set made is kept, because a run asks for the same one again and again."""
+    def _test_set(self, seed: int) -> tuple[Integer, Bool, Integer | None]:
+        """The test examples of `seed`, and the ages of their scored tokens in order; the last set is kept, as a run asks often."""
         if self._test is None or self._test[0] != seed:
             source = Examples(self._generator, self._scored_on, seed, self._cue)
-            tokens, mask, _ = source.examples(np.arange(self._test_examples))
-            self._test = (seed, tokens, mask)
+            draft = source.drafts(np.arange(self._test_examples))
+            tokens, mask, _ = source.text(draft)
+            self._test = (seed, tokens, mask, None if draft.age is None else draft.age[draft.scored])
         return self._test[1:]
 
     def floors(self) -> dict[str, float]:
@@ -162,6 +168,21 @@ class TextTask:
         }
         scored = test.scored.sum(axis=1)
         return {name: float(((level * test.scored).sum(axis=1) / scored).mean()) for name, level in levels.items()}
+
+
+def _mean(right: Bool, among: Bool) -> Float:
+    """The share (n,) of `among` (n, T) that is right; NaN where there is none."""
+    count = among.sum(axis=1)
+    return np.where(count, (right & among).sum(axis=1) / np.maximum(count, 1), np.nan)
+
+
+def _by_age(ages: Integer, graded: Bool) -> Iterator[tuple[str, Bool]]:
+    """By name the graded tokens (n, T) of each bin of `ages` (m,), which are those of the graded tokens in order."""
+    of = np.zeros(graded.shape, dtype=np.int64)
+    of[graded] = ages
+    for first, last in AGE_BINS:
+        span = f"{first}_to_{last}" if last < LONG_AGO else f"{first}_or_more"
+        yield f"said_{first if first == last else span}_ago", (first <= of) & (of <= last)
 
 
 def best_shortcut(generator: Generator, rows: int) -> float:
