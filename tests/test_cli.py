@@ -96,6 +96,19 @@ def test_everything_listed_can_be_described(name, capsys):
     json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.parametrize(
+    ("name", "of"), [("world-qa", ["where-person: op:where-is", "list-held: "]), ("know", ["news-2: op:ask the", "news-0: op:memorize ["])]
+)
+def test_a_text_stream_is_described_by_ten_examples(name, of, capsys):
+    assert call("describe", name, "--json") == 0
+    described = json.loads(capsys.readouterr().out)
+    assert len(described["examples"]) == 10 and all(
+        "[" in example and example.count("[") == example.count("]") for example in described["examples"]
+    )
+    assert all(any(example.startswith(begin) for example in described["examples"]) for begin in of)
+    assert [row["task"] for row in described["scores"]] == described["tasks"]
+
+
 def test_a_run_is_described_and_measured_from_its_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert call("run", *TINY, "agent=random", "--quiet") == 0

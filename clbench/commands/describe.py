@@ -20,6 +20,7 @@ from ..output import Output
 from .run_states import state
 
 PARTS = ("methods", "backbones", "learners")
+_EXAMPLES, _LONGEST = 10, 400
 Description = dict[str, Any]
 
 
@@ -133,6 +134,8 @@ def _stream(choice: str, file: catalogue.ConfigFile) -> Description:
         "tasks": [task.name for task in stream.tasks],
         "held out": [task.name for task in stream.few_shot.tasks] if stream.few_shot else [],
         "budgets": [_budget(name, of) for name, (of, _) in built.items()],
+        "scores": [_score(task) for task in stream.tasks],
+        "examples": _examples(stream),
         "options": [(f"stream.{key}", value, notes.get(key, "")) for key, value in tree.items() if key not in own],
     }
 
@@ -148,6 +151,25 @@ def _budget(name: str, stream: Any) -> Description:
         "shots": " ".join(map(str, stream.few_shot.shots)) if stream.few_shot else "-",
         "hash": stream.hash()[:12],
     }
+
+
+def _score(task: Any) -> Description:
+    floor, ceiling = task.scale
+    return {"task": task.name, "score 0 is": _level(floor), "score 1 is": _level(ceiling)}
+
+
+def _level(value: float) -> str:
+    return f"{value:.3f}".rstrip("0").rstrip(".")
+
+
+def _examples(stream: Any) -> list[str]:
+    """Ten examples as a person reads them, of all tasks that can show some (`shown(count)`), what is scored in brackets."""
+    tasks = [task for task in (*stream.tasks, *(stream.few_shot.tasks if stream.few_shot else ())) if hasattr(task, "shown")][:_EXAMPLES]
+    texts = []
+    for number, task in enumerate(tasks):
+        count = _EXAMPLES // len(tasks) + (number < _EXAMPLES % len(tasks))
+        texts += [f"{task.name}: {text if len(text) <= _LONGEST else text[:_LONGEST] + ' ..'}" for text in task.shown(count)]
+    return texts
 
 
 def _experiment(name: str) -> Description:
@@ -235,9 +257,11 @@ def _write(description: Description, out: Output) -> None:
             out.result()
             out.table(tuple(value[0]), [tuple(row.values()) for row in value])
         else:
+            if key == "examples":
+                out.result()
             text = (
                 ", ".join(value)
-                if isinstance(value, list) and key != "runs"
+                if isinstance(value, list) and key not in ("runs", "examples")
                 else "\n".join(value)
                 if isinstance(value, list)
                 else str(value)

@@ -26,7 +26,7 @@ from clbench.interfaces import Episodes, Predictor, TaskInfo
 
 from .export import Sheet
 from .generation import Bool, Draws, Integer, key
-from .task import decode
+from .task import bracketed, decode
 from .vocabulary import ANS, BOS, EOS, LETTERS, PAD, SYMBOLS, vocabulary
 from .world import ANIMALS, OBJECTS, PEOPLE, PLACES, compiled, filled
 
@@ -287,6 +287,11 @@ class KnowledgeTask:
             "majority": float((guess == self._value).mean()),
             "first value": float((first == self._value).mean()),
         }
+
+    def shown(self, count: int) -> list[str]:
+        """The first `count` documents and questions of its news, what is scored in brackets."""
+        tokens, mask, _ = News(self._history, self._phase, self._statements, 0).examples(np.arange(count))
+        return [bracketed(text, scored) for text, scored in zip(tokens, mask, strict=True)]
 
     def sheet(self, seed: int) -> Sheet:
         """Each question behind all that was published, phase by phase, said once: for models that read instead of learning."""

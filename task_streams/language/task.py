@@ -121,6 +121,11 @@ class TextTask:
                 rows.append({"example": number, "prompt": vocabulary().render(prompt), "answer": vocabulary().render(answer)})
         return Sheet("generation", rows)
 
+    def shown(self, count: int) -> list[str]:
+        """The first `count` validation examples in the names of tokens, what is scored in brackets."""
+        tokens, mask, _ = Examples(self._generator, "validation", 0, self._cue).examples(np.arange(count))
+        return [bracketed(text, scored) for text, scored in zip(tokens, mask, strict=True)]
+
     def _constrained(self, policy: Predictor, tokens: Integer, mask: Bool) -> tuple[Bool, Bool]:
         """Where the likeliest legal answer is the text's (B, T), and whether over the whole vocabulary all masked tokens are (B,)."""
         logits, _ = policy.logits(tokens[:, :-1].copy(), policy.initial_state(len(tokens)))
@@ -183,6 +188,20 @@ def _by_age(ages: Integer, graded: Bool) -> Iterator[tuple[str, Bool]]:
     for first, last in AGE_BINS:
         span = f"{first}_to_{last}" if last < LONG_AGO else f"{first}_or_more"
         yield f"said_{first if first == last else span}_ago", (first <= of) & (of <= last)
+
+
+def bracketed(tokens: Integer, mask: Bool) -> str:
+    """A text (T,) as a person reads it: names of tokens between <bos> and <eos>, stretches of what is scored in brackets."""
+    inside = (tokens != Examples.pad) & (tokens != BOS) & (tokens != EOS)
+    words: list[str] = []
+    before = False
+    for token, scored in [*zip(tokens[inside].tolist(), mask[inside].tolist(), strict=True), (None, False)]:
+        if before and not scored:
+            words[-1] += "]"
+        if token is not None:
+            words.append(("[" if scored and not before else "") + vocabulary().name(token))
+        before = scored
+    return " ".join(words)
 
 
 def best_shortcut(generator: Generator, rows: int) -> float:

@@ -237,6 +237,22 @@ def test_columns_are_families_by_filler():
     assert blind.name == "w-blind" and blind.tasks[0]._test_set(0)[0].shape[1] == told.tasks[0]._test_set(0)[0].shape[1] - 1  # no op-code
 
 
+def test_a_list_of_families_may_be_lived_through_again_and_a_phase_alone():
+    options = {"name": "w", "version": 1, "budget": "b", "tasks": ["yes-no", "path"], "fillers": [0, 16], "units": 10}
+    twice = world_stream(**options, repeats=2)
+    assert (twice.name, twice.family) == ("w-2-times", "w")
+    assert [phase.columns for phase in twice.phases] == [(0, 1), (2, 3)] * 2
+    assert twice.few_shot is not None and twice.few_shot.after == (-1, 3)
+    once = world_stream(**options)
+    assert [twice.seed("evaluation", task) for task in twice.tasks] == [once.seed("evaluation", task) for task in once.tasks]
+    alone = world_stream(**options, only=2)
+    assert [phase.columns for phase in alone.phases] == [(2, 3)] and alone.name == "w-only-2"
+    with pytest.raises(UserError, match=r"only must name a task that a phase begins with, one of \[0, 2\], got 1"):
+        world_stream(**options, only=1)
+    with pytest.raises(UserError, match="repeats must be > 0, got 0"):
+        world_stream(**options, repeats=0)
+
+
 class Certain:
     """Predicts the text itself, but for labels said `wrong` statements ago or more."""
 
