@@ -23,7 +23,7 @@ from clbench.experience import Text
 from clbench.interfaces import TaskInfo
 
 from ..backbones import state as states
-from ..backbones.backbone import Backbone
+from ..backbones.backbone import Backbone, Output
 from ..backbones.scope import scoped
 from ..backbones.state import State
 from .batch import Batch, whole_items
@@ -198,12 +198,22 @@ class TokenModel(nn.Module):
         context: Tensor | None = None,
     ) -> Prediction:
         """Tokens (B, T); `positions` (n,) count through (B T)."""
-        x = self.embedding(tokens) * self.input_scale
-        hidden, state, auxiliary_loss, diagnostics = self.backbone(x, state, reset=reset, write=write, context=context)  # (B, T, D)
+        hidden, state, auxiliary_loss, diagnostics = self.read(tokens, state, reset, write=write, context=context)
         if positions is not None:
             hidden = hidden.reshape(-1, hidden.shape[-1])[positions]  # (n, D)
-        logits = functional.linear(hidden, self.embedding.weight[: self.vocabulary]) if self.head is None else self.head(hidden)
+        logits = self.scores(hidden)
         return Prediction(logits, state, auxiliary_loss, diagnostics)
+
+    def read(
+        self, tokens: Tensor, state: State, reset: Tensor | None = None, *, write: bool = True, context: Tensor | None = None
+    ) -> Output:
+        """What the backbone makes of tokens (B, T): outputs (B, T, D), its memory behind them, a loss of its own, diagnostics."""
+        x = self.embedding(tokens) * self.input_scale
+        return self.backbone(x, state, reset=reset, write=write, context=context)
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of outputs (..., D)."""
+        return functional.linear(hidden, self.embedding.weight[: self.vocabulary]) if self.head is None else self.head(hidden)
 
 
 class TokenPredictor:

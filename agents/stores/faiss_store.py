@@ -30,7 +30,7 @@ class FaissStore(PagedStore):
 
     def __init__(self, index: Index | None = None) -> None:
         self.index = index
-        self._faiss = _imported()
+        self._faiss = imported_faiss()
         self._indexed: Indexed | None = None
         self._gpu: Any = None
 
@@ -93,7 +93,7 @@ class FaissStore(PagedStore):
         self.__init__(**options)
 
 
-def _imported() -> ModuleType:
+def imported_faiss() -> ModuleType:
     try:
         import faiss
     except ImportError as error:
