@@ -51,7 +51,8 @@ def test_parts_are_exchanged_and_methods_added_by_name():
 
 @pytest.mark.parametrize("name", [n for n in catalogue.files("agent")])
 def test_every_agent_composes_and_accepts_its_options(name):
-    request = resolve("stream=toy", f"agent={name}").request
+    text_alone = "demonstrations" not in catalogue.find("agent", name).path.read_text()
+    request = resolve(f"stream={'alg' if text_alone else 'toy'}", f"agent={name}").request
     assert request.agent.name == name
     request.agent.build(request.stream.info(0), 0)
 
