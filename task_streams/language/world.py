@@ -266,13 +266,13 @@ def _mentions(draft: Draft, legal: Integer) -> Mapping[str, Float]:
 _KINDS = (PEOPLE, PLACES, OBJECTS, ANIMALS, DIRECTIONS, YES_NO, np.array(DIGITS))
 
 
-def _pick(draws: Draws, when: str, age: Integer, value: Integer | None = None) -> Integer:
+def _pick(draws: Draws, when: str, age: Integer, value: Integer | None = None, values: int = 0) -> Integer:
     """The candidate (R,) to be asked about, of those (R, S) whose `age` is at least 1: each age bin as likely as the others.
 
-    With `value` (R, S), a small number, each of its values is as likely as the others instead.
+    With `value` (R, S), numbers below `values`, each of these is as likely as the others instead.
     """
     bins = np.digitize(age, [first for first, _ in AGE_BINS]) - 1 if value is None else value
-    count = len(AGE_BINS) if value is None else 16
+    count = len(AGE_BINS) if value is None else values
     rank = np.take_along_axis(draws.permutations(f"bin {when}", count), np.maximum(bins, 0), axis=1)  # (R, S)
     key = np.where(age >= 1, rank * 2**32 + (draws.words(f"candidate {when}", age.shape[1]) >> np.uint64(32)).astype(np.int64), 2**62)
     return key.argmin(axis=1)
@@ -428,14 +428,7 @@ class Carried(World):
 
     def _either(self, draws: Draws, when: str, moves: Bool, walk: tuple[Integer, ...], take: tuple[Integer, ...]) -> Piece:
         took = self._say(draws, when, "holds", *take)
-        if not self._located:
-            return took
-        went = self._say(draws, when, "at", *walk)
-        width = max(went.tokens.shape[1], took.tokens.shape[1])
-        tokens = np.full((len(moves), width), PAD, dtype=np.int64)
-        for rows, piece in ((moves, went), (~moves, took)):
-            tokens[np.ix_(rows, range(piece.tokens.shape[1]))] = piece.tokens[rows]
-        return Piece(tokens, np.zeros(tokens.shape, dtype=bool), took.age)
+        return _one_of(moves, [took, self._say(draws, when, "at", *walk)]) if self._located else took
 
     def _asked(self, draws: Draws, now: int, known: _Things) -> Piece:
         holder, said, seen = known.holder, known.said, known.seen
@@ -453,7 +446,7 @@ class Carried(World):
             return asked
         has = (holder[:, :, None] == np.arange(self.people)).sum(axis=1)  # (R, P)
         age = np.maximum(now - seen, 0) + 1  # the statement just before changes a number, but does not say it
-        who = _pick(draws, str(now), age, has)
+        who = _pick(draws, str(now), age, has, max(16, self.objects + 1))
         if self.family == "count-held":
             answer = np.array(DIGITS)[_at(has, who)]
         else:
@@ -582,7 +575,7 @@ class Given(World):
 
 def _kind(role: Integer, number: Integer) -> Integer:
     """The id of a person, or of an object where the role (R,) is 1."""
-    return np.where(role == 1, OBJECTS[number % len(OBJECTS)], PEOPLE[number])
+    return np.where(role == 1, OBJECTS[number % len(OBJECTS)], PEOPLE[number % len(PEOPLE)])
 
 
 def _one_of(which: Integer, pieces: Sequence[Piece]) -> Piece:

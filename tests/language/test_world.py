@@ -111,6 +111,20 @@ def test_a_reader_with_dictionaries_is_always_right(family):
     assert questions == 200 * SIZES["events"]
 
 
+@pytest.mark.parametrize("family", [each for each in world.FAMILIES if each != "count-held"])
+def test_large_worlds_are_told_as_well(family):
+    """As many places and objects as there are words for, and few people who have them all."""
+    generator = made(family, people=2, places=len(world.ANIMALS), objects=len(world.OBJECTS), events=30)
+    draft = drafts(generator, "train", 1, np.arange(10))
+    for row in range(10):
+        reader = Reader(family)
+        for given, asked, _ in story(draft, row):
+            if asked:
+                assert reader.answer(given) == asked
+            else:
+                reader.hear(given)
+
+
 @pytest.mark.parametrize("family", ["where-person", "who-holds", "yes-no"])
 def test_ages_count_statements_since_what_answers_was_last_mentioned(family):
     draft = drafts(made(family), "train", 2, np.arange(100))
