@@ -13,8 +13,7 @@ from clbench.errors import unknown_name
 from . import algorithms
 from .algorithms import CountSymbol, DropRepeats, FrequencySort, MaxSymbol, Rearrangement, Sort
 from .binding import Dictionary, LastWrite, Recall, VariableChase
-from .task import Generator, TextTask
-from .vocabulary import vocabulary
+from .task import Generator, TextTask, announced
 
 
 def _strings(low: int, high: int, symbols: int) -> list[Generator]:
@@ -142,33 +141,29 @@ EXAMPLES: Mapping[str, Mapping[str, int]] = {  # training examples a phase
     "paper": dict.fromkeys(STREAM["paper"], 1_280_000),
 }
 TEST_EXAMPLES: Mapping[str, int] = {"smoke": 256, "standard": 1000, "paper": 2000}
-IDENTITIES = ("cued", "blind", "oracle-id")
 
 
 def tasks(profile: str, names: Sequence[str], *, identity: str = "cued", scored_on: str = "test") -> list[TextTask]:
     """The tasks `names` at the sizes of `profile`, in this order.
 
-    identity `cued`: an op-code in the text names the task. `blind`: nothing does. `oracle-id`: the op-code, and `info.index` is the place
-    in `names`, so that held-out tasks belong into one call with the others.
+    `identity` as of `task.announced`: a place is that in `names`, so that held-out tasks belong into one call with the others.
     """
     if profile not in TEST_EXAMPLES:
         raise unknown_name("profile", profile, TEST_EXAMPLES, "algorithmic.py")
-    if identity not in IDENTITIES:
-        raise unknown_name("identity", identity, IDENTITIES, "algorithmic.py")
     known = generators(profile)
     for name in names:
         if name not in known:
             raise unknown_name("algorithmic task", name, known, "algorithmic.py")
-    told = identity == "oracle-id"
     return [
-        TextTask(
+        announced(
             known[name],
-            cue=None if identity == "blind" else vocabulary().id(f"op:{name}"),
+            f"op:{name}",
+            FLOORS[profile][name],
+            identity=identity,
+            place=number,
+            tasks=len(names),
             test_examples=TEST_EXAMPLES[profile],
-            floor=FLOORS[profile][name],
             scored_on=scored_on,
-            index=number if told else None,
-            num_tasks=len(names) if told else 1,
         )
         for number, name in enumerate(names)
     ]

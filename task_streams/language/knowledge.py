@@ -26,7 +26,7 @@ from clbench.interfaces import Episodes, Predictor, TaskInfo
 
 from .export import Sheet
 from .generation import Bool, Draws, Integer, key
-from .task import bracketed, decode
+from .task import free_running_exact, shown
 from .vocabulary import ANS, BOS, EOS, LETTERS, PAD, SYMBOLS, vocabulary
 from .world import ANIMALS, OBJECTS, PEOPLE, PLACES, compiled, filled
 
@@ -74,10 +74,13 @@ class History:
         """(phases, facts), what each phase publishes."""
         return self._lived[1]
 
+    @property
+    def _draws(self) -> Draws:
+        return Draws(key("knowledge", self.world), np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
+
     @cached_property
     def _lived(self) -> tuple[Integer, Bool]:
-        draws = Draws(key("knowledge", self.world), np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
-        facts = self.entities * self.attributes
+        draws, facts = self._draws, self.entities * self.attributes
         known = draws.permutations("entities", self.entities)[0]  # in the order in which they are described
         later = round(self.added * self.entities)
         first = self.entities - later * (self.phases - 1)
@@ -117,10 +120,14 @@ class History:
     @cached_property
     def asked(self) -> Bool:
         """(facts,), whether questions about it are trained: those of half of the entities."""
-        draws = Draws(key("knowledge", self.world), np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
         half = np.zeros(self.entities, dtype=bool)
-        half[draws.permutations("asked", self.entities)[0][: self.entities // 2]] = True
+        half[self._draws.permutations("asked", self.entities)[0][: self.entities // 2]] = True
         return np.repeat(half, self.attributes)
+
+    @cached_property
+    def words(self) -> Integer:
+        """(attributes, values), the ids of the values of each attribute."""
+        return np.stack([ids[: self.values] for _, ids in ATTRIBUTES[: self.attributes]])
 
     def previous(self, phase: int) -> Integer:
         """(facts,), the value that each had before it was published in `phase`; -1 where it had none."""
@@ -130,8 +137,7 @@ class History:
         """The ids of entity (two), attribute and value of facts (n,) with the values numbered `value` (n,)."""
         entity, attribute = fact // self.attributes, fact % self.attributes
         words = np.array([vocabulary().id(name) for name, _ in ATTRIBUTES])
-        table = np.stack([ids[: self.values] for _, ids in ATTRIBUTES[: self.attributes]])
-        return PEOPLE[entity % len(PEOPLE)], np.array(SYMBOLS)[entity // len(PEOPLE)], words[attribute], table[attribute, value]
+        return PEOPLE[entity % len(PEOPLE)], np.array(SYMBOLS)[entity // len(PEOPLE)], words[attribute], self.words[attribute, value]
 
 
 class News:
@@ -249,16 +255,12 @@ class KnowledgeTask:
         logits, _ = policy.logits(tokens[:, :-1].copy(), policy.initial_state(len(tokens)))
         logits = np.asarray(logits)
         at = logits[:, -2]  # of what follows <ans>
-        table = np.stack([ids[: self._history.values] for _, ids in ATTRIBUTES[: self._history.attributes]])
-        legal = table[self._fact % self._history.attributes]  # (n, values)
+        legal = self._history.words[self._fact % self._history.attributes]  # (n, values)
         said = np.take_along_axis(at, legal, axis=1).argmax(axis=1)
         whole = ((logits.argmax(axis=2) == tokens[:, 1:]) | ~mask[:, 1:]).all(axis=1)
-        exact = np.zeros(len(tokens))
-        if whole.any():
-            exact[whole] = (decode(policy, tokens[whole], mask[whole]) == tokens[whole]).all(axis=1)
         updated = self._before >= 0
         facts = {
-            "exact": exact,
+            "exact": free_running_exact(policy, tokens, mask, whole, len(tokens)),
             "updated": updated.astype(float),
             "stale": np.where(updated, said == self._before, np.nan),
             "returned": self._returned.astype(float),
@@ -290,8 +292,7 @@ class KnowledgeTask:
 
     def shown(self, count: int) -> list[str]:
         """The first `count` documents and questions of its news, what is scored in brackets."""
-        tokens, mask, _ = News(self._history, self._phase, self._statements, 0).examples(np.arange(count))
-        return [bracketed(text, scored) for text, scored in zip(tokens, mask, strict=True)]
+        return shown(News(self._history, self._phase, self._statements, 0), count)
 
     def sheet(self, seed: int) -> Sheet:
         """Each question behind all that was published, phase by phase, said once: for models that read instead of learning."""

@@ -13,9 +13,9 @@ from clbench.errors import UserError, unknown_name
 from clbench.stream import FewShot, Phase, TaskStream, variant
 
 from . import composition, dictionary, distance, drift, knowledge, overwrite, world
-from .algorithmic import EXAMPLES, HELD_OUT, IDENTITIES, STREAM, TEST_EXAMPLES
+from .algorithmic import EXAMPLES, HELD_OUT, STREAM, TEST_EXAMPLES
 from .algorithmic import tasks as make_tasks
-from .task import Generator, TextTask
+from .task import Generator, TextTask, announced
 from .vocabulary import vocabulary
 
 
@@ -52,20 +52,17 @@ def algorithmic_stream(
     others = list(HELD_OUT[budget] if held_out is None else held_out)
     made = make_tasks(budget, [*names, *others], identity=identity, scored_on="validation" if validation else "test")
     columns, adapted = tuple(made[: len(names)]), tuple(made[len(names) :])
-    for task in units or {}:
-        if task not in names:
-            raise unknown_name("task in units", task, names, f"stream.tasks of '{name}'")
+    _check_named(name, units or {}, names)
     table = {**EXAMPLES[budget], **(units or {})}
     if missing := [task for task in names if task not in table]:
         raise UserError(f"stream '{name}': no number of training examples for '{missing[0]}'; add it to units")
-    after = (-1, len(names) - 1)
     stream = TaskStream(
         name=name if identity == "cued" else f"{name}-{identity}",
         version=version,
         budget=budget,
         tasks=columns,
         phases=tuple(Phase((column,), table[task], points) for column, task in enumerate(names)),
-        few_shot=FewShot(adapted, tuple(shots), draws, adaptation_units, after, shot_unit="examples") if adapted else None,
+        few_shot=_few_shot(adapted, shots, draws, adaptation_units, len(names)),
         boundaries=boundaries,
         window=window,
         kind="algorithmic",
@@ -303,7 +300,6 @@ def composition_stream(
     made = composition.generators([*names, *others], low=low, high=high, symbols=symbols, control=control)
     phases = tuple(Phase((column,), units, points) for column in range(len(names)))
     adapted = _text_tasks(made[len(names) :], composition.floor, test_examples, validation)
-    after = (-1, len(phases) - 1)
     return _without_cues(
         made[: len(names)],
         composition.floor,
@@ -311,7 +307,7 @@ def composition_stream(
         version=version,
         budget=budget,
         phases=phases,
-        few_shot=FewShot(adapted, tuple(shots), draws, adaptation_units, after, shot_unit="examples") if adapted else None,
+        few_shot=_few_shot(adapted, shots, draws, adaptation_units, len(phases)),
         boundaries=boundaries,
         window=window,
         kind="composition",
@@ -364,8 +360,6 @@ def world_stream(
     names, amounts = list(tasks), [*fillers, *(filler for filler in probed if filler not in fillers)]
     if not names or not fillers or len(set(names)) < len(names):
         raise UserError(f"stream '{name}': expected tasks, each once, and at least one number in fillers, got {names} and {list(fillers)}")
-    if identity not in IDENTITIES:
-        raise unknown_name("identity", identity, IDENTITIES, "stream.identity")
     if test_examples < 1:
         raise UserError(f"stream '{name}': test_examples must be > 0, got {test_examples}")
     others = [each for each in held_out if each not in names]
@@ -373,23 +367,21 @@ def world_stream(
     for task in names:
         if table.get(task, 0) < 1:
             raise UserError(f"stream '{name}': units must give each task a number > 0 of training examples, got {units!r} for '{task}'")
-    for task in table:
-        if task not in names:
-            raise unknown_name("task in units", task, names, f"stream.tasks of '{name}'")
+    _check_named(name, table, names)
 
     def made(family: str, filler: int) -> TextTask:
         generator = world.generator(
             family, people=people, places=places, objects=objects, events=events, rendering=rendering, filler=filler
         )
-        told = identity == "oracle-id"
-        return TextTask(
+        return announced(
             generator,
-            cue=None if identity == "blind" else vocabulary().id(world.FAMILIES[family][1]),
+            world.FAMILIES[family][1],
+            world.floor(generator),
+            identity=identity,
+            place=[*names, *others].index(family),
+            tasks=len(names) + len(others),
             test_examples=test_examples,
-            floor=world.floor(generator),
             scored_on="validation" if validation else "test",
-            index=[*names, *others].index(family) if told else None,
-            num_tasks=len(names) + len(others) if told else 1,
         )
 
     columns = tuple(made(family, filler) for family in names for filler in amounts)
@@ -404,7 +396,7 @@ def world_stream(
         budget=budget,
         tasks=columns,
         phases=phases,
-        few_shot=FewShot(adapted, tuple(shots), draws, adaptation_units, (-1, len(phases) - 1), shot_unit="examples") if adapted else None,
+        few_shot=_few_shot(adapted, shots, draws, adaptation_units, len(phases)),
         boundaries=boundaries,
         window=window,
         kind="world",
@@ -495,6 +487,18 @@ def _without_cues(
     fixed = {**options, "vocabulary": vocabulary().hash, "test_examples": test_examples}
     stream = TaskStream(name=name, tasks=tasks, options=fixed, **fields)
     return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats)
+
+
+def _few_shot(adapted: tuple[TextTask, ...], shots: Sequence[int], draws: int, units: int, phases: int) -> FewShot | None:
+    """Adaptation of the untrained agent and after the last of `phases`; None where there is nothing to adapt to."""
+    return FewShot(adapted, tuple(shots), draws, units, (-1, phases - 1), shot_unit="examples") if adapted else None
+
+
+def _check_named(name: str, units: Mapping[str, int], tasks: Sequence[str]) -> None:
+    """Refuse training examples for a task that the stream does not have."""
+    for task in units:
+        if task not in tasks:
+            raise unknown_name("task in units", task, tasks, f"stream.tasks of '{name}'")
 
 
 def _text_tasks(made: Sequence[Generator], floor: Callable[[Any], float], test_examples: int, validation: bool) -> tuple[TextTask, ...]:

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from clbench.errors import ContractError
-from clbench.experience import Text
+from clbench.errors import ContractError, unknown_name
+from clbench.experience import Text, TextSource
 from clbench.interfaces import Episodes, Predictor, TaskInfo
 
 from . import generation
@@ -24,6 +24,7 @@ from .export import Sheet
 from .generation import AGE_BINS, LONG_AGO, Bool, Draft, Examples, Float, Integer
 from .vocabulary import BOS, EOS, vocabulary
 
+IDENTITIES = ("cued", "blind", "oracle-id")
 HIGHEST_FLOOR = 0.6  # of the ceiling; above it a task says too little (guard 9.4)
 _FLOOR_TOKENS = 1 << 20  # at most 2,048 examples
 _FLOOR_SEED = 2**31  # no evaluation seed of a stream
@@ -86,8 +87,7 @@ class TextTask:
 
         Facts: `exact`, free-running exact match; `teacher_forced_exact`; `answer_length`, scored tokens without <eos>; `text_length`, all
         tokens; where the generator knows ages, `said_1_ago`, `said_3_to_4_ago` and so on: the accuracy among what was last said so many
-        statements ago, NaN where an example has nothing of that age. A text that is wrong when teacher forced is wrong in the free run as
-        well, so that only the others are decoded.
+        statements ago, NaN where an example has nothing of that age.
         """
         tokens, mask, ages = self._test_set(seed)
         graded = mask & np.isin(tokens, self._generator.legal)  # all but <eos>
@@ -96,12 +96,8 @@ class TextTask:
         answers = [self._constrained(policy, tokens[part], mask[part]) for part in parts]
         right = np.concatenate([legal for legal, _ in answers]) & graded  # (n, T)
         forced = np.concatenate([whole for _, whole in answers])  # (n,)
-        exact = np.zeros(len(tokens))
-        alike = np.flatnonzero(forced)
-        for rows in (alike[first : first + lanes] for first in range(0, len(alike), lanes)):
-            exact[rows] = (decode(policy, tokens[rows], mask[rows]) == tokens[rows]).all(axis=1)
         facts = {
-            "exact": exact,
+            "exact": free_running_exact(policy, tokens, mask, forced, lanes),
             "teacher_forced_exact": forced.astype(float),
             "answer_length": graded.sum(axis=1).astype(float),
             "text_length": (tokens != Examples.pad).sum(axis=1).astype(float),
@@ -123,8 +119,7 @@ class TextTask:
 
     def shown(self, count: int) -> list[str]:
         """The first `count` validation examples in the names of tokens, what is scored in brackets."""
-        tokens, mask, _ = Examples(self._generator, "validation", 0, self._cue).examples(np.arange(count))
-        return [bracketed(text, scored) for text, scored in zip(tokens, mask, strict=True)]
+        return shown(Examples(self._generator, "validation", 0, self._cue), count)
 
     def _constrained(self, policy: Predictor, tokens: Integer, mask: Bool) -> tuple[Bool, Bool]:
         """Where the likeliest legal answer is the text's (B, T), and whether over the whole vocabulary all masked tokens are (B,)."""
@@ -190,6 +185,33 @@ def _by_age(ages: Integer, graded: Bool) -> Iterator[tuple[str, Bool]]:
         yield f"said_{first if first == last else span}_ago", (first <= of) & (of <= last)
 
 
+def announced(
+    generator: Generator, code: str, floor: float, *, identity: str, place: int, tasks: int, test_examples: int, scored_on: str
+) -> TextTask:
+    """The task that the op-code `code` announces, number `place` of `tasks`, as far as `identity` has it said.
+
+    `cued`: the op-code opens the text. `blind`: nothing tells tasks apart. `oracle-id`: the op-code, and `info.index` is the place.
+    """
+    if identity not in IDENTITIES:
+        raise unknown_name("identity", identity, IDENTITIES, "stream.identity")
+    told = identity == "oracle-id"
+    return TextTask(
+        generator,
+        cue=None if identity == "blind" else vocabulary().id(code),
+        test_examples=test_examples,
+        floor=floor,
+        scored_on=scored_on,
+        index=place if told else None,
+        num_tasks=tasks if told else 1,
+    )
+
+
+def shown(source: TextSource, count: int) -> list[str]:
+    """The first `count` examples of `source` as a person reads them, what is scored in brackets."""
+    tokens, mask, _ = source.examples(np.arange(count))
+    return [bracketed(text, scored) for text, scored in zip(tokens, mask, strict=True)]
+
+
 def bracketed(tokens: Integer, mask: Bool) -> str:
     """A text (T,) as a person reads it: names of tokens between <bos> and <eos>, stretches of what is scored in brackets."""
     inside = (tokens != Examples.pad) & (tokens != BOS) & (tokens != EOS)
@@ -222,6 +244,17 @@ def commonest(context: Integer, draft: Draft, asked: Integer) -> Integer:
     overall = np.bincount(draft.answer[draft.scored]).argmax()
     at = np.minimum(np.searchsorted(known, asked), len(known) - 1)
     return np.where(known[at] == asked, best[at], overall)
+
+
+def free_running_exact(policy: Predictor, tokens: Integer, mask: Bool, forced: Bool, lanes: int) -> Float:
+    """1 for each text (B, T) whose masked tokens the free run of `policy` writes as they are, `lanes` texts at a time.
+
+    A text that is wrong when teacher forced is wrong in the free run as well, so that only those `forced` (B,) are decoded.
+    """
+    exact, alike = np.zeros(len(tokens)), np.flatnonzero(forced)
+    for rows in (alike[first : first + lanes] for first in range(0, len(alike), lanes)):
+        exact[rows] = (decode(policy, tokens[rows], mask[rows]) == tokens[rows]).all(axis=1)
+    return exact
 
 
 def decode(policy: Predictor, tokens: Integer, mask: Bool) -> Integer:

@@ -11,13 +11,13 @@ from clbench.errors import UserError, unknown_name
 from clbench.interfaces import TaskInfo
 from clbench.stream import FewShot, Phase, TaskStream, variant
 
+from ..language.task import IDENTITIES
 from .corpus import Dataset
 from .encoding import Encoding
 from .folder import Survey, slug, survey
 from .formats import FORMATS
 from .tasks import AnswerTask, ChoiceTask, DocumentTask, LocalTask
 
-IDENTITIES = ("blind", "cued", "oracle-id")
 Part = tuple[str, Dataset, tuple[str, ...] | None]
 
 

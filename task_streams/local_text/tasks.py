@@ -22,7 +22,7 @@ from clbench.experience import Text
 from clbench.interfaces import Episodes, Predictor, TaskInfo
 
 from ..language.export import Sheet
-from ..language.task import decode
+from ..language.task import free_running_exact
 from .corpus import Dataset, Row
 from .encoding import ANS, BOS, EOS, FIRST, MOST_CODES, PAD, SEP, Encoding, codes, words
 
@@ -226,14 +226,6 @@ class _Answering(LocalTask):
             found.append(([BOS, *self._cue, *kept, ANS, *said, EOS], len(said) + 1, whole))
         return Written(found)
 
-    def _exact(self, policy: Predictor, tokens: Integer, mask: Bool, right: Bool) -> Float:
-        """Free-running exact match of those that are right when teacher forced; a text that is not is wrong in the free run as well."""
-        exact = np.zeros(len(tokens))
-        rows = np.flatnonzero(right)
-        if len(rows):
-            exact[rows] = (decode(policy, tokens[rows], mask[rows]) == tokens[rows]).all(axis=1)
-        return exact
-
 
 class ChoiceTask(_Answering):
     """A text and one of few answers. Answers are codes of two symbols, or (`verbal`) their own words.
@@ -312,7 +304,7 @@ class ChoiceTask(_Answering):
                 if ways[own[step, ways].argmax()] != token:
                     score[n] = 0.0
                     break
-        facts = {"exact": self._exact(policy, tokens, mask, free)}
+        facts = {"exact": free_running_exact(policy, tokens, mask, free, _LANES)}
         ages = [self.test_rows[row].age for row in rows.tolist()]
         if any(age is not None for age in ages):
             facts["support_age"] = np.array([math.nan if age is None else float(age) for age in ages])
@@ -366,7 +358,7 @@ class AnswerTask(_Answering):
         scored = mask[:, 1:]
         score = (right & scored).sum(axis=1) / scored.sum(axis=1)
         whole = (right | ~scored).all(axis=1)
-        return score, {"exact": self._exact(policy, tokens, mask, whole), "answer_length": scored.sum(axis=1) - 1.0}
+        return score, {"exact": free_running_exact(policy, tokens, mask, whole, _LANES), "answer_length": scored.sum(axis=1) - 1.0}
 
 
 class DocumentTask(LocalTask):
