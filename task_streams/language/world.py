@@ -7,7 +7,8 @@ After the idea of bAbI's question families (Weston et al. 2015, arXiv:1502.05698
 2024, arXiv:2406.10149); world, words and rules are our own; spec language.md 3.3. The prompt tells how things are to begin with; the answer
 is the rest of the story, in which only the answers are scored. What a question asks is never in the statement just before it, and it is
 drawn by how many statements ago it was last said (`AGE_BINS`, each as likely as the others where it can be had), so that the label
-mentioned last is right by chance only. An answer counts as a mention: what was asked is not asked again as if it were old.
+mentioned last is right by chance only. Counts, lists and paths, which several statements make, are excepted: one of these may be the one
+just before. An answer counts as a mention: what was asked is not asked again as if it were old.
 Shape letters: R rows, S subjects, K tokens.
 """
 

@@ -142,3 +142,24 @@ def test_windows_and_other_streams_are_refused():
             methods={"knn": {"kind": "knn"}},
             device="cpu",
         )
+
+
+def test_columns_of_one_evaluation_share_their_keys_and_further_learning_makes_new_ones(monkeypatch):
+    task, made = agent({"knn": {"kind": "knn", "capacity": 30}})
+    read, count = NearestNeighbours._read, []
+
+    def counted(self, networks):
+        count.append(None)
+        return read(self, networks)
+
+    monkeypatch.setattr(NearestNeighbours, "_read", counted)
+    lived(made, task)
+    tokens = np.random.default_rng(0).integers(0, 512, (2, 8))
+    first, second = (made.policy(task.info).logits(tokens, None)[0] for _ in range(2))
+    assert (first == second).all() and len(count) == 1
+    lived(made, task)
+    later = made.policy(task.info).logits(tokens, None)[0]
+    assert len(count) == 2
+    _, fresh = agent({"knn": {"kind": "knn", "capacity": 30}})
+    fresh.load_state_dict(made.state_dict())
+    assert (fresh.policy(task.info).logits(tokens, None)[0] == later).all() and len(count) == 3
