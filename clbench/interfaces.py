@@ -29,7 +29,8 @@ class TaskInfo:
     `num_tasks` counts the numbers in use, held-out tasks included; 1 where identity is hidden.
     Control: `input_size` O, `output_size` A; where identity is shown, the last `num_tasks` entries of an observation are
     the one-hot of the task, so that one network can hold many tasks and joint phases need no other signal.
-    Text: `input_size` = `output_size` = V, the size of the vocabulary.
+    Text: `input_size` = `output_size` = V, the size of the vocabulary; `tokens` (V,) how each is written, for agents that know words from
+    elsewhere, or none where nobody can say. What stands in angle brackets is a mark and no text.
     Worlds: actions are continuous in [-1, 1], or, where `choices` holds, the largest of `output_size` entries is what is chosen; the last
     `asked` entries of an observation are the one-hot of what is asked for now.
     """
@@ -41,6 +42,7 @@ class TaskInfo:
     output_size: int
     asked: int = 0
     choices: bool = False
+    tokens: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def section(self) -> str:

@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, a cache of their own, the strangers' agents importable."""
+"""Shared by all tests: one thread, a cache of their own, the strangers' agents and the tiny models importable."""
 
 import importlib.util
 import os
@@ -9,9 +9,10 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-_spec = importlib.util.spec_from_file_location("strangers", Path(__file__).parent / "strangers.py")
-sys.modules["strangers"] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(sys.modules["strangers"])
+for _name in ("strangers", "tiny_models"):
+    _spec = importlib.util.spec_from_file_location(_name, Path(__file__).parent / f"{_name}.py")
+    sys.modules[_name] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules[_name])
 
 
 @pytest.fixture(scope="session", autouse=True)

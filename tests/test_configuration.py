@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from tiny_models import tiny_model
 
 from clbench import catalogue, configuration, overrides, registry, schemas
 from clbench.errors import UserError
@@ -52,7 +53,8 @@ def test_parts_are_exchanged_and_methods_added_by_name():
 @pytest.mark.parametrize("name", [n for n in catalogue.files("agent")])
 def test_every_agent_composes_and_accepts_its_options(name):
     text_alone = "demonstrations" not in catalogue.find("agent", name).path.read_text()
-    request = resolve(f"stream={'alg' if text_alone else 'toy'}", f"agent={name}").request
+    of_the_user = [f"agent.text.backbone.folder={tiny_model('gpt2')}"] if name == "pretrained" else []
+    request = resolve(f"stream={'alg' if text_alone else 'toy'}", f"agent={name}", *of_the_user).request
     assert request.agent.name == name
     request.agent.build(request.stream.info(0), 0)
 

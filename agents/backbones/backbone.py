@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from . import state as states
 from .state import State
 
-__all__ = ["Backbone", "MemorySpec", "Output", "State"]
+__all__ = ["Backbone", "MemorySpec", "Output", "State", "TokenRows"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,18 @@ class MemorySpec:
     def digest(self) -> str:
         """Sixteen hexadecimal digits that name this shape in checkpoints."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+
+
+class TokenRows(NamedTuple):
+    """Where a stream's N tokens begin: rows to read (N, D) and a first token's (D,), rows to speak (N, D) or None where these are the same.
+
+    `learned`: whether they go on learning.
+    """
+
+    read: Tensor
+    first: Tensor
+    spoken: Tensor | None
+    learned: bool
 
 
 class Output(NamedTuple):
@@ -100,6 +112,10 @@ class Backbone(nn.Module):
         if isinstance(write, Tensor):
             return output._replace(state=states.where(write, output.state, state))
         return output if write else output._replace(state=state)
+
+    def token_rows(self, written: tuple[str, ...], size: int) -> TokenRows | None:
+        """Where rows of `size` tokens, `written` as `TaskInfo.tokens` says, begin; None: where the learner likes. Asked once."""
+        return None
 
     def step(self, x: Tensor, state: State, *, reset: Tensor | None = None, write: bool | Tensor = True) -> Output:
         """`forward` for one token: x (B, input_size), reset (B,), hidden (B, output_size)."""

@@ -137,3 +137,24 @@ def put(kept: Tensor, new: Tensor, slots: Tensor, count: int) -> Tensor:
     B, H, S, _ = kept.shape
     room = torch.cat([kept.to(new.dtype), new.new_zeros(B, H, count - S, new.shape[-1])], dim=2)
     return room.scatter(2, slots[:, None, :, None].expand(new.shape), new)
+
+
+def slots_of(piece: Piece, seg_pos: Tensor, memory_tokens: int, segment_length: int) -> tuple[Tensor, int, int]:
+    """The slot of every row of a segment that is read in parts, and how many rows read and write the memory.
+
+    M slots to read, L tokens, M to write, and one that nobody sees; (B, R), or (1, R) where all streams are at one place `seg_pos` (B,).
+    """
+    M, L, T, device = memory_tokens, segment_length, piece.x.shape[1], piece.x.device
+    if piece.clock is not None:
+        start = 0 if piece.clock == 0 else M + piece.clock
+        end = M + piece.clock + T
+        end = end + M if end == M + L else end
+        return torch.arange(start, end, device=device)[None], M if start == 0 else 0, M if end > M + L else 0
+    nobody = 2 * M + L
+    token = torch.arange(T, device=device)
+    assert piece.length is not None
+    opens = (seg_pos == 0) & (piece.length > 0)
+    read = torch.where(opens[:, None], torch.arange(M, device=device), nobody)  # (B, M)
+    tokens = torch.where(token < piece.length[:, None], M + seg_pos[:, None] + token, nobody)  # (B, T)
+    write = torch.arange(M + L, M + L + M, device=device).expand(len(seg_pos), M)
+    return torch.cat([read, tokens, write], dim=1), M, M

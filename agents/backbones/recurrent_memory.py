@@ -35,7 +35,7 @@ from clbench.errors import UserError
 
 from . import state as states
 from .backbone import Backbone, MemorySpec, Output, State
-from .pieces import Piece, put, read_in_pieces
+from .pieces import Piece, put, read_in_pieces, slots_of
 from .segment_transformer import SegmentTransformer, rotary, rotate
 
 _KINDS = ("keys", "values")
@@ -165,7 +165,7 @@ class RecurrentMemoryTransformer(Backbone):
     def _read_part(self, piece: Piece, state: State) -> tuple[Tensor, State]:
         """Part of a segment: rows are put at their slots among those kept, and read all that is written up to there."""
         M, L, T = self.memory_tokens, self.segment_length, piece.x.shape[1]
-        slots, reads, writes = self._slots(piece, state["seg_pos"])  # (B or 1, R)
+        slots, reads, writes = slots_of(piece, state["seg_pos"], M, L)  # (B or 1, R)
         memory, x = self.rows(state), self.trunk.embed(piece.x)
         h = torch.cat([memory[:, :reads].to(x.dtype), x, memory[:, :writes].to(x.dtype)], dim=1)  # (B, R, D)
         mask, turn = self._beside_cache(self.visible[slots][:, None], slots, state), self.turn[slots][:, None]
@@ -213,19 +213,3 @@ class RecurrentMemoryTransformer(Backbone):
         new = rotate(k[:, :, M : M + L].detach(), self.back[1:]), v[:, :, M : M + L].detach()
         after = {f"cache.{kind}.{n}": torch.cat([was, now], dim=2)[:, :, -C:] for kind, was, now in zip(_KINDS, old, new, strict=True)}
         return {**after, "cache.fill": (state["cache.fill"] + L).clamp(max=C).to(torch.int32)}
-
-    def _slots(self, piece: Piece, seg_pos: Tensor) -> tuple[Tensor, int, int]:
-        """The slot of every row, one row of slots where all streams agree, and how many rows read and write the memory."""
-        M, L, T, device = self.memory_tokens, self.segment_length, piece.x.shape[1], piece.x.device
-        if piece.clock is not None:
-            start = 0 if piece.clock == 0 else M + piece.clock
-            end = M + piece.clock + T
-            end = end + M if end == M + L else end
-            return torch.arange(start, end, device=device)[None], M if start == 0 else 0, M if end > M + L else 0
-        nobody = 2 * M + L
-        token = torch.arange(T, device=device)
-        opens = (seg_pos == 0) & (piece.length > 0)
-        read = torch.where(opens[:, None], torch.arange(M, device=device), nobody)  # (B, M)
-        tokens = torch.where(token < piece.length[:, None], M + seg_pos[:, None] + token, nobody)  # (B, T)
-        write = torch.arange(M + L, M + L + M, device=device).expand(len(seg_pos), M)
-        return torch.cat([read, tokens, write], dim=1), M, M

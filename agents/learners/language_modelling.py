@@ -23,7 +23,7 @@ from clbench.experience import Text
 from clbench.interfaces import TaskInfo
 
 from ..backbones import state as states
-from ..backbones.backbone import Backbone, Output
+from ..backbones.backbone import Backbone, Output, TokenRows
 from ..backbones.scope import scoped
 from ..backbones.state import State
 from .batch import Batch, whole_items
@@ -79,8 +79,10 @@ class LanguageModelling(BatchLearner):
         self.contexts, self.contexts_from = contexts, contexts_from
         with self.randomness.lent():
             width = build_backbone(1).output_size  # embedding and head are tied, so that both have the width that comes out
-            backbone = scoped(build_backbone(width), scope, carried=window > 0, otherwise="give a window > 0, which carries it")
-            networks = TokenModel(backbone, task.input_size, tied=tied)
+            backbone = build_backbone(width)
+            rows = backbone.token_rows(task.tokens, task.input_size)
+            backbone = scoped(backbone, scope, carried=window > 0, otherwise="give a window > 0, which carries it")
+            networks = TokenModel(backbone, task.input_size, tied=tied, rows=rows)
         if contexts > 1 and not networks.backbone.reads_context:
             raise UserError(
                 f"language-modelling: contexts={contexts} needs a backbone that reads the memories of other rows: memorizing-transformer"
@@ -173,11 +175,19 @@ class TokenModel(nn.Module):
 
     Tied, what goes in is multiplied by sqrt(D) (Vaswani et al. 2017, arXiv:1706.03762, section 3.4), so that entries of unit size meet a
     head whose logits begin small: with tied weights alone, tasks that bind a key to a value took off late or not at all.
+    `rows`: those of a model that was trained before, which then stand as they are, and say themselves whether one set serves both.
     """
 
-    def __init__(self, backbone: Backbone, vocabulary: int, *, tied: bool = True) -> None:
+    def __init__(self, backbone: Backbone, vocabulary: int, *, tied: bool = True, rows: TokenRows | None = None) -> None:
         super().__init__()
         self.backbone, self.vocabulary = backbone, vocabulary
+        if rows is not None:
+            self.input_scale, self.head = 1.0, None
+            self.embedding = nn.Embedding.from_pretrained(torch.cat([rows.read, rows.first[None]]), freeze=not rows.learned)
+            if rows.spoken is not None:
+                self.head = nn.Linear(backbone.output_size, vocabulary, bias=False, dtype=rows.spoken.dtype)
+                self.head.weight = nn.Parameter(rows.spoken, requires_grad=rows.learned)
+            return
         self.input_scale = math.sqrt(backbone.output_size) if tied else 1.0
         self.embedding = nn.Embedding(vocabulary + 1, backbone.output_size)
         nn.init.normal_(self.embedding.weight, std=1.0 / self.input_scale)

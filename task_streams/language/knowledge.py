@@ -22,11 +22,11 @@ import numpy as np
 
 from clbench.errors import UserError
 from clbench.experience import Text
-from clbench.interfaces import Episodes, Predictor, TaskInfo
+from clbench.interfaces import Episodes, Predictor
 
 from .export import Sheet
 from .generation import Bool, Draws, Integer, key
-from .task import free_running_exact, shown
+from .task import free_running_exact, shown, task_info
 from .vocabulary import ANS, BOS, EOS, LETTERS, PAD, SYMBOLS, vocabulary
 from .world import ANIMALS, OBJECTS, PEOPLE, PLACES, compiled, filled
 
@@ -224,9 +224,8 @@ class KnowledgeTask:
     """
 
     def __init__(self, history: History, phase: int, statements: int) -> None:
-        size = vocabulary().size
         self.name = f"news-{phase}"
-        self.info = TaskInfo(None, 1, "text", size, size)
+        self.info = task_info()
         self._history, self._phase, self._statements = history, phase, statements
         self._fact = np.flatnonzero((history.last == phase) & ~history.asked)
         if not len(self._fact) or not (history.published[phase] & history.asked).any():

@@ -44,6 +44,12 @@ class Generator(generation.Generator, Protocol):
         ...
 
 
+def task_info(index: int | None = None, num_tasks: int = 1) -> TaskInfo:
+    """What an agent may know of a task over the generated streams' vocabulary."""
+    size = vocabulary().size
+    return TaskInfo(index, num_tasks, "text", size, size, tokens=vocabulary().names)
+
+
 class TextTask:
     """Implements `clbench.interfaces.Task` over generated examples; `scale` runs from the best shortcut to 1.
 
@@ -62,9 +68,8 @@ class TextTask:
         index: int | None = None,
         num_tasks: int = 1,
     ) -> None:
-        size = vocabulary().size
         self.name = generator.name
-        self.info = TaskInfo(index, num_tasks, "text", size, size)
+        self.info = task_info(index, num_tasks)
         self._generator, self._cue, self._test_examples, self._scored_on = generator, cue, test_examples, scored_on
         floor = max(self.floors().values()) if floor is None else floor
         if floor > HIGHEST_FLOOR:

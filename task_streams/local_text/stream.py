@@ -72,7 +72,8 @@ def local_stream(
     """Phases over what `folder` holds; `clbench data check FOLDER` says what that is and how its tasks are called.
 
     `tasks`: their names in order; null: all but those held out, in natural order of their names. `classes_per_task`: so many answers of a
-    data set make a task. `tokens`: "bytes", or "words" by their hash. `verbal`: answers are their own words and not codes of two symbols.
+    data set make a task. `tokens`: "bytes", "words" by their hash, or a folder with the
+    `tokenizer.json` of a model. `verbal`: answers are their own words and not codes of two symbols.
     `longest`: tokens of a text that are kept. `train_examples`: of each task; null: all; each is seen `epochs` times. identity "blind":
     nothing tells tasks apart; "cued": the task's name opens each text; "oracle-id": that, and `TaskInfo.index`. `held_out` tasks are
     adapted to from `shots` examples (of choices for each answer), `draws` times, with `adaptation_units` examples drawn from them.
@@ -93,7 +94,9 @@ def local_stream(
         kind = {"choices": ChoiceTask, "answers": AnswerTask, "text": DocumentTask}[dataset.kind]
         return kind(
             task,
-            TaskInfo(number if told else None, len(everything) if told else 1, "text", encoding.size, encoding.size),
+            TaskInfo(
+                number if told else None, len(everything) if told else 1, "text", encoding.size, encoding.size, tokens=encoding.written
+            ),
             dataset,
             encoding,
             longest=longest,
@@ -124,7 +127,7 @@ def local_stream(
         kind="local-text",
         options={
             "content": {task.name: task.content for task in built},
-            "tokens": tokens,
+            "tokens": encoding.identity,
             "verbal": verbal,
             "longest": longest,
             "epochs": epochs,

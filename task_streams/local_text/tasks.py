@@ -362,45 +362,56 @@ class AnswerTask(_Answering):
 
 
 class DocumentTask(LocalTask):
-    """Plain text in documents of `longest` bytes, every byte of which is to be predicted."""
+    """Plain text in documents of `longest` bytes, or of about so many pieces, all of which is to be predicted."""
 
     def __init__(self, name: str, info: TaskInfo, dataset: Dataset, encoding: Encoding, **options: Any) -> None:
-        if encoding.unit != "bytes":
+        if encoding.unit == "words":
             raise UserError(
-                f"task '{name}' is plain text, which is read in bytes; give stream.tokens=bytes, or leave it out with stream.tasks"
+                f"task '{name}' is plain text, which is not read in words; give stream.tokens=bytes or the folder of a tokenizer, "
+                "or leave it out with stream.tasks"
             )
         super().__init__(name, info, dataset, encoding, **options)
+        self._bytes = np.array([len(_bytes_of(row.prompt, encoding)) for row in self.test_rows])
 
     def sheet(self, seed: int) -> Sheet:
-        return Sheet("text", [{"text": row.prompt.encode("latin-1").decode("utf-8", "replace")} for row in self.test_rows])
+        return Sheet("text", [{"text": _bytes_of(row.prompt, self._encoding).decode("utf-8", "replace")} for row in self.test_rows])
 
     def _rows(self, dataset: Dataset, split: str) -> Sequence[Row]:
-        data = "\n".join(row.prompt for row in dataset.splits[split]).encode("utf-8", "surrogatepass")
+        text = "\n".join(row.prompt for row in dataset.splits[split])
+        if self._encoding.unit != "bytes":
+            return [Row(part) for part in self._encoding.cut(text, self._longest)]
+        data = text.encode("utf-8", "surrogatepass")
         return [Row(data[at : at + self._longest].decode("latin-1")) for at in range(0, len(data), self._longest)]
 
+    def _ids(self, row: Row) -> list[int]:
+        if self._encoding.unit != "bytes":
+            return self._encoding.encode(row.prompt)
+        return [FIRST + byte for byte in row.prompt.encode("latin-1")]
+
     def _written(self, rows: Sequence[Row]) -> Written:
-        found = []
-        for row in rows:
-            ids = [FIRST + byte for byte in row.prompt.encode("latin-1")]
-            found.append(([BOS, *self._cue, *ids], len(ids), len(ids)))
-        return Written(found)
+        found = [self._ids(row) for row in rows]
+        return Written([([BOS, *self._cue, *ids], len(ids), min(len(ids), self._longest)) for ids in found])
 
     def _floors(self) -> dict[str, float]:
-        """Bytes by how often each occurs in training, one counted for each that never did."""
-        seen, asked = _counted(self.train_rows) + 1, _counted(self.test_rows)
-        bits = -float((asked * np.log2(seen / seen.sum())).sum() / asked.sum())
-        return {"uniform": 0.0, "unigram": 1 - bits / 8}
+        """Bytes or pieces alike, and by how often each occurs in training, one counted for each that never did."""
+        seen, asked = self._counted(self.train_rows) + 1, self._counted(self.test_rows)
+        size = sum(len(_bytes_of(row.prompt, self._encoding)) for row in self.test_rows)
+        bits = -float((asked * np.log2(seen / seen.sum())).sum() / size)
+        return {"uniform": 1 - math.log2(len(seen)) * int(asked.sum()) / size / 8, "unigram": 1 - bits / 8}
+
+    def _counted(self, rows: Sequence[Row]) -> Integer:
+        """How often each byte or piece stands in documents."""
+        return np.bincount([number - FIRST for row in rows for number in self._ids(row)], minlength=self._encoding.size - FIRST)
 
     def _scores(self, policy: Predictor, rows: Integer, tokens: Integer, mask: Bool) -> tuple[Float, dict[str, Float]]:
         own = self._teacher_forced(policy, tokens).astype(np.float64)
         highest = own.max(axis=2, keepdims=True)
         norm = np.log(np.exp(own - highest).sum(axis=2)) + highest[:, :, 0]
         found = np.take_along_axis(own, tokens[:, 1:, None], axis=2)[:, :, 0] - norm
-        scored = mask[:, 1:]
-        bits = -(found * scored).sum(axis=1) / scored.sum(axis=1) / math.log(2)
+        bits = -(found * mask[:, 1:]).sum(axis=1) / self._bytes[rows] / math.log(2)
         return 1 - bits / 8, {"bits_per_byte": bits}
 
 
-def _counted(rows: Sequence[Row]) -> Integer:
-    """How often each byte stands in documents, (256,)."""
-    return np.bincount(np.frombuffer("".join(row.prompt for row in rows).encode("latin-1"), dtype=np.uint8), minlength=256)
+def _bytes_of(prompt: str, encoding: Encoding) -> bytes:
+    """A document's bytes; where these are what is read, each stands as one character."""
+    return prompt.encode("latin-1") if encoding.unit == "bytes" else prompt.encode("utf-8", "replace")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import tiny_model
 from torch import Tensor
 
 from clbench.agents.backbones import state as states
@@ -21,6 +22,7 @@ from clbench.agents.backbones.lstm import LSTM
 from clbench.agents.backbones.memorizing_transformer import MemorizingTransformer
 from clbench.agents.backbones.memory_transformer import MemoryTransformer
 from clbench.agents.backbones.mlp import MLP
+from clbench.agents.backbones.pretrained import Pretrained
 from clbench.agents.backbones.recurrent_memory import RecurrentMemoryTransformer
 from clbench.agents.backbones.scope import ForgetsSegments
 from clbench.agents.backbones.shared_episodic_memory import SharedEpisodicMemory
@@ -33,6 +35,10 @@ CLOSE = 1e-9  # in double precision
 SMALL = {"width": D, "layers": 2, "heads": 2}
 FOCUSED = {"distances": "rotary", "integration": "concat", "differentiable": True}
 SIGNAL = {"segment_length": L, "basis_functions": 8, "samples": 6}
+
+
+def gpt2(input_size: int, **options: int) -> Backbone:
+    return Pretrained(input_size, folder=tiny_model("gpt2"), **options)
 
 
 def forgets(kind: Callable[..., Backbone]) -> Callable[..., Backbone]:
@@ -90,6 +96,9 @@ CASES = {
     "sem": (SharedEpisodicMemory, {"width": D // 2, "tasks": 2, "rank": 6}),
     "sem-one-task": (SharedEpisodicMemory, {"width": D // 2, "rank": 6}),
     "sem-clear": (SharedEpisodicMemory, {"width": D // 2, "tasks": 2, "rank": 6, "clear": True}),
+    "pretrained": (gpt2, {"segment_length": L, "memory_tokens": 2}),
+    "pretrained-alone": (gpt2, {"segment_length": L}),
+    "pretrained-adapted": (gpt2, {"segment_length": 2 * L, "memory_tokens": 1, "lora_rank": 2}),
 }
 WITH_AUXILIARY_LOSS = [name for name in CASES if name.startswith("infinity-former")]
 WITH_STATE = [name for name in CASES if name not in ("mlp", "memory-transformer-every-token")]  # nothing outlives a token
@@ -287,6 +296,8 @@ EXPECTED_BYTES = {
     "infinity-former-sticky": 4 * (2 * (8 + L + 3) * D + 2 * 128 + 3),  # and 128 cells a layer
     "lstm": 4 * 2 * D,  # h and c
     "sem": 4 * (2 * 2 * (D // 2) + 1),  # h and c of the world and of the task; the last task
+    "pretrained": 4 * (2 * D + 2 * 2 * (2 + 3) * D + 1),  # as rmt
+    "pretrained-alone": 4 * (2 * 2 * 3 * D + 1),  # keys and values of the open segment; seg_pos
 }
 
 
@@ -335,7 +346,7 @@ def test_x9_nothing_is_nan_on_an_empty_memory_or_a_call_of_pads(backbone: Backbo
     output = backbone(stream(), backbone.initial_state(B), pad=pads)
     assert output.hidden.shape == (B, T, D)
     assert output.hidden.isfinite().all()
-    parameters = list(backbone.parameters())
+    parameters = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
     hidden = backbone(stream(), output.state).hidden
     gradients = torch.autograd.grad(hidden.sum(), parameters, allow_unused=True)
     assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
@@ -422,6 +433,7 @@ import importlib.util, sys
 from pathlib import Path
 import torch
 from clbench.agents.backbones import state as states
+sys.path.insert(0, str(Path(sys.argv[2]).parents[1]))  # the tiny models
 spec = importlib.util.spec_from_file_location("cases", sys.argv[2])
 cases = importlib.util.module_from_spec(spec)
 sys.modules["cases"] = cases

@@ -252,7 +252,7 @@ def test_plain_text_is_scored_in_bits():
     experience.meter.grant(10)
     tokens, mask, _ = experience.windows(10, 41)
     assert mask[:, 1:].all() and not mask[:, 0].any() and (tokens[:, 0] == BOS).all()
-    with pytest.raises(UserError, match=r"is plain text, .*read in bytes; give stream.tokens=bytes"):
+    with pytest.raises(UserError, match=r"is plain text, .*not read in words; give stream.tokens=bytes"):
         DocumentTask("t", info(WORDS), Dataset("t", "text", "plain text", splits), WORDS, **OPTIONS)
 
 
