@@ -37,7 +37,7 @@ AGENTS = [
 ]
 DRAWING = ["vcl"]  # weights are drawn, and a device has generators of its own
 KINDS = ["demonstrations", "text"]
-TEXT_ALONE = ["knn-lm"]
+TEXT_ALONE = ["knn-lm", "mbpa"]
 
 
 def answers(agent, stream, device, options=None):
