@@ -7,7 +7,7 @@ Shape letters: B batch or lanes, T time, O observation, A action, V vocabulary.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -340,6 +340,20 @@ class Text(Experience):
         if finished.any():
             self.meter.count(int(finished.sum()))
         return tokens, mask, starts
+
+    @property
+    def distinct(self) -> int | None:
+        """How many different examples there are; None: as many as are granted."""
+        return len(self._source) if isinstance(self._source, Sized) else self._count
+
+    def whole(self, count: int) -> tuple[Integer, Integer]:
+        """The next `count` examples: tokens (count, longest) and lengths (count,); spends them. Not while an example is open."""
+        self._resize(count)
+        self._open(np.arange(min(count, self.remaining)))
+        lengths = self._left.copy()
+        self._left = np.zeros(count, dtype=np.int64)
+        self.meter.spend(int((lengths > 0).sum()), f"whole({count})")
+        return self._tokens.copy(), lengths
 
     def _resize(self, lanes: int) -> None:
         if self._left.any():

@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from . import checkpoint, guards, seeding
 from .errors import ContractError, Interrupted, UserError
-from .experience import Experience
+from .experience import Experience, Text
+from .in_context import Behind, support_text
 from .interfaces import Agent, Episodes, Task, TaskInfo
 from .store import EventLog
 from .stream import TaskStream
@@ -291,11 +292,11 @@ class Session:
     def _seed_set(self) -> str:
         return f"{self._stream.family}@{self._stream.version}"
 
-    def _score(self, agent: Agent, task: Task, seed: int) -> Episodes:
-        """Episodes of a snapshot; neither the agent nor a global generator is moved by it."""
+    def _score(self, agent: Agent, task: Task, seed: int, *, behind: Any = None) -> Episodes:
+        """Episodes of a snapshot, of text `behind` other text; neither the agent nor a global generator is moved by it."""
         with guards.seeded_global_generators(seed):
-            policy = guards.CheckedPolicy(agent.policy(task.info), task.info, task.name)
-            return task.evaluate(policy, seed)
+            policy: Any = guards.CheckedPolicy(agent.policy(task.info), task.info, task.name)
+            return task.evaluate(policy if behind is None else Behind(policy, behind), seed)
 
     def _adapt(self, moment: Adapt) -> None:
         few = self._stream.few_shot
@@ -328,11 +329,14 @@ class Session:
             copy.load_state_dict(_independent(state))
             if self._stream.boundaries:
                 copy.begin_task(task.info)
-            if shots:
+            text = None
+            if shots and few.reading == "context":
+                text = support_text(cast(Text, task.experience(support, shots=shots)), shots)
+            elif shots:
                 experience = task.experience(support, shots=shots)
                 experience.meter.grant(few.units * (shots if few.each else 1))
                 self.spend(copy, experience, f"adaptation to '{task.name}' with {shots} {few.shot_unit}")
-        return self._score(copy, task, self._stream.seed("evaluation", task))
+        return self._score(copy, task, self._stream.seed("evaluation", task), behind=text)
 
     # -- saving -----------------------------------------------------------------------------------------------------
 

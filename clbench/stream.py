@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import seeding
-from .errors import UserError
+from .errors import UserError, unknown_name
 from .interfaces import Task, TaskInfo
 
+READINGS = ("gradient", "context")
 PROTOCOL_VERSION = 1  # what the Python code of the referee means; a change that moves scores raises it
 
 
@@ -44,7 +45,8 @@ class FewShot:
 
     `shots`: the declared set of K, 0 = zero-shot. `draws`: support sets, each a new draw; the set of a smaller K is a prefix of that of a
     larger one. `after`: phases at whose end it happens, -1 = the untrained agent, which every gain is measured against. `each`: `units` are
-    granted for each example, where an example is lived through and not drawn again.
+    granted for each example, where an example is lived through and not drawn again. `reading` "context": nothing is learned, and the K
+    examples stand as text in front of each question (`in_context`).
     """
 
     tasks: tuple[Task, ...]
@@ -54,6 +56,13 @@ class FewShot:
     after: tuple[int, ...]
     shot_unit: str = "demonstrations"
     each: bool = False
+    reading: str = "gradient"
+
+    def __post_init__(self) -> None:
+        if self.reading not in READINGS:
+            raise unknown_name("reading", self.reading, READINGS, "stream.reading")
+        if self.reading == "context" and any(task.info.experience != "text" for task in self.tasks):
+            raise UserError(f"few shots in context need tasks of text, and '{self.tasks[0].name}' is none; leave reading at gradient")
 
 
 @dataclass(frozen=True)
@@ -145,6 +154,7 @@ class TaskStream:
                 "after": list(few.after),
                 "shot_unit": few.shot_unit,
                 **({"each": True} if few.each else {}),
+                **({"reading": few.reading} if few.reading != "gradient" else {}),
             },
         }
 

@@ -1,11 +1,15 @@
 """Functions of strings, first alone and then one after another: what was learned of the parts serves the whole, by construction.
 
     rev swap a b c d <ans> b a d c          rev of (swap of a b c d), which changes the halves over
+    up rev a b c d <ans> Q X A M            with two alphabets: `up` writes each symbol as another of the second, by a fixed table
 
 After the string edits of PCFG SET (Hupkes et al. 2020, arXiv:1908.08351) and SCAN (Lake and Baroni 2018, arXiv:1711.00350); spec
 language.md 3.7. Four functions are trained alone, then four compositions of them, written with the op-codes of their parts. Two controls
 say what of the transfer is no more than practice with the format: in `unrelated` the first four tasks are other functions, in `relabel`
 each composition has an op-code of its own.
+With one alphabet all functions move symbols, and so do their compositions, which are then no harder to learn than their parts: at small
+sizes nothing specific is passed on (results/reproductions.md, specific-transfer). With two, every composition needs the table of `up`,
+which must be learned symbol by symbol; the control learns another table into the same alphabet.
 """
 
 from __future__ import annotations
@@ -53,29 +57,42 @@ PARTS: Mapping[str, Part] = {
     "swap": Part("op:interleave", _halves),
     "shift": Part("op:shift-left", algorithms.shifted_left),
     "drop": Part("op:filter", _rest, drops=1),
+    "up": Part("op:then", algorithms.copied),  # and each symbol is written in the second alphabet
 }
 OTHERS: Mapping[str, str] = {"cipher": "op:translate", "ascending": "op:sort", "descending": "op:decrement", "next": "op:increment"}
+TABLES: Mapping[str, str] = {"ascending": "op:sort", "descending": "op:decrement", "next": "op:increment", "code": "op:translate"}
 RELABELLED: Mapping[str, str] = {
     "rev-swap": "op:rotate",
     "shift-rev": "op:mirror",
     "swap-shift": "op:complement",
     "rev-shift-swap": "op:merge",
+    "up-rev": "op:rotate",
+    "up-shift": "op:mirror",
+    "up-swap": "op:complement",
+    "up-rev-shift": "op:merge",
 }
 
 COMPONENTS = ("copy", "rev", "swap", "shift")
 COMPOSED = ("rev-swap", "shift-rev", "swap-shift", "rev-shift-swap")
 HELD_OUT = ("swap-rev", "shift-swap", "rev-shift", "swap-rev-shift", "drop")
+COMPONENTS_OF_TWO = ("rev", "swap", "shift", "up")
+COMPOSED_OF_TWO = ("up-rev", "up-shift", "up-swap", "up-rev-shift")
+HELD_OUT_OF_TWO = ("up-rev-swap", "up-swap-shift", "rev-shift", "up-drop", "drop")
 
 
 @dataclass(frozen=True)
 class Function(ABC):
-    """Strings of `low` to `high` of the first `symbols` symbols behind the op-codes `codes`, and what becomes of them."""
+    """Strings of `low` to `high` of the first `symbols` symbols behind the op-codes `codes`, and what becomes of them.
+
+    With two `alphabets` any of twice as many symbols may be an answer.
+    """
 
     name: str
     codes: tuple[str, ...]
     low: int
     high: int
     symbols: int
+    alphabets: int
 
     @property
     def prompt_size(self) -> int:
@@ -91,7 +108,7 @@ class Function(ABC):
 
     @property
     def legal(self) -> Integer:
-        return alphabet(self.symbols)
+        return alphabet(self.symbols * self.alphabets)
 
     @abstractmethod
     def applied(self, text: Integer, length: Integer) -> tuple[Integer, Integer]:
@@ -125,7 +142,10 @@ class Composition(Function):
         source = np.where(inside, np.arange(self.answer_size), 0)
         for part, before in zip(self.parts, reversed(lengths[:-1]), strict=True):  # from the outermost in
             source = np.where(inside, PARTS[part].order(source, before[:, None]), 0)
-        return np.where(inside, np.take_along_axis(text, source, axis=1), PAD), lengths[-1]
+        moved = np.take_along_axis(text, source, axis=1)
+        if "up" in self.parts:
+            moved = _table("up", self.symbols)[np.where(inside, moved - SYMBOLS.start, 0)]
+        return np.where(inside, moved, PAD), lengths[-1]
 
     def shortcuts(self, draft: Draft) -> Mapping[str, Float]:
         """As of all functions; saying the string again is the skill of copying, and no shortcut to it."""
@@ -141,6 +161,8 @@ class Unrelated(Function):
         inside = text != PAD
         if self.name == "cipher":
             answer = np.where(inside, _cipher(self.symbols)[np.where(inside, text - SYMBOLS.start, 0)], PAD)
+        elif self.name == "code":
+            answer = np.where(inside, _table("code", self.symbols)[np.where(inside, text - SYMBOLS.start, 0)], PAD)
         elif self.name == "next":
             answer = np.where(inside, SYMBOLS.start + (text - SYMBOLS.start + 1) % self.symbols, PAD)
         elif self.name == "ascending":
@@ -159,32 +181,50 @@ def _cipher(symbols: int) -> Integer:
     return found
 
 
-def generators(names: Sequence[str], *, low: int, high: int, symbols: int, control: str) -> list[Generator]:
+@cache
+def _table(name: str, symbols: int) -> Integer:
+    """The id in the second alphabet that each symbol of the first becomes."""
+    order = np.argsort(mix(key("composition", "table", name) + np.arange(symbols, dtype=np.uint64)), kind="stable")
+    return SYMBOLS.start + symbols + order
+
+
+def generators(names: Sequence[str], *, low: int, high: int, symbols: int, control: str, alphabets: int = 1) -> list[Generator]:
     """What draws the tasks `names`: `copy`, `rev-swap` and the like, and in control `unrelated` the names of OTHERS."""
     if control not in CONTROLS:
         raise unknown_name("control", control, CONTROLS, "stream.control")
     if not 2 <= low <= high:
         raise UserError(f"composition: expected 2 <= low <= high, got {low} and {high}")
-    if not 2 <= symbols <= len(SYMBOLS):
-        raise UserError(f"composition: symbols must be 2 to {len(SYMBOLS)}, got {symbols}")
-    return [_generator(name, low, high, symbols=symbols, control=control) for name in names]
+    if alphabets not in (1, 2):
+        raise UserError(f"composition: alphabets must be 1 or 2, got {alphabets}")
+    if not 2 <= symbols <= len(SYMBOLS) // alphabets:
+        raise UserError(f"composition: symbols must be 2 to {len(SYMBOLS) // alphabets}, got {symbols}")
+    return [_generator(name, (low, high), symbols=symbols, control=control, alphabets=alphabets) for name in names]
 
 
-def _generator(name: str, low: int, high: int, *, symbols: int, control: str) -> Generator:
-    if name in OTHERS:
-        return Unrelated(name, (OTHERS[name],), low, high, symbols)
+def _generator(name: str, lengths: tuple[int, int], *, symbols: int, control: str, alphabets: int) -> Generator:
+    others = OTHERS if alphabets == 1 else TABLES
+    if name in others:
+        return Unrelated(name, (others[name],), *lengths, symbols, alphabets)
     parts = tuple(name.split("-"))
-    if not name or any(part not in PARTS for part in parts):
-        raise unknown_name("composition", name, [*COMPONENTS, *COMPOSED, *HELD_OUT, *OTHERS], "parts: " + ", ".join(PARTS))
+    known = [part for part in PARTS if part != "up" or alphabets == 2]
+    if not name or any(part not in known for part in parts) or parts.count("up") > 1:
+        raise unknown_name("composition", name, [*order(control, alphabets), *held_out(alphabets), *others], "parts: " + ", ".join(known))
     codes = tuple(PARTS[part].code for part in parts)
     if control == "relabel" and name in RELABELLED:
         codes = (RELABELLED[name],)
-    return Composition(name, codes, low, high, symbols, parts)
+    return Composition(name, codes, *lengths, symbols, alphabets, parts)
 
 
-def order(control: str) -> list[str]:
+def order(control: str, alphabets: int = 1) -> list[str]:
     """The tasks of a stream, in turn."""
+    if alphabets == 2:
+        return [*(TABLES if control == "unrelated" else COMPONENTS_OF_TWO), *COMPOSED_OF_TWO]
     return [*(OTHERS if control == "unrelated" else COMPONENTS), *COMPOSED]
+
+
+def held_out(alphabets: int) -> Sequence[str]:
+    """Compositions that no phase trains, and a new function."""
+    return HELD_OUT if alphabets == 1 else HELD_OUT_OF_TWO
 
 
 @cache

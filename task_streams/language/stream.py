@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from clbench.errors import UserError, unknown_name
+from clbench.interfaces import Task
 from clbench.stream import FewShot, Phase, TaskStream, variant
 
-from . import composition, dictionary, distance, drift, knowledge, overwrite, world
+from . import composition, dictionary, distance, domains, drift, knowledge, overwrite, world
 from .algorithmic import EXAMPLES, HELD_OUT, STREAM, TEST_EXAMPLES
 from .algorithmic import tasks as make_tasks
 from .task import Generator, TextTask, announced
@@ -38,6 +39,7 @@ def algorithmic_stream(
     shots: Sequence[int] = (0, 1, 2, 5, 10),
     draws: int = 3,
     adaptation_units: int = 960,
+    reading: str = "gradient",
 ) -> TaskStream:
     """Phases over `tasks` at the sizes of `budget`, every training example seen once.
 
@@ -62,7 +64,7 @@ def algorithmic_stream(
         budget=budget,
         tasks=columns,
         phases=tuple(Phase((column,), table[task], points) for column, task in enumerate(names)),
-        few_shot=_few_shot(adapted, shots, draws, adaptation_units, len(names)),
+        few_shot=_few_shot(adapted, shots, draws, adaptation_units, len(names), reading),
         boundaries=boundaries,
         window=window,
         kind="algorithmic",
@@ -275,6 +277,7 @@ def composition_stream(
     low: int = 3,
     high: int = 6,
     symbols: int = 12,
+    alphabets: int = 1,
     units: int = 25_600,
     points: int = 8,
     test_examples: int = 256,
@@ -286,18 +289,20 @@ def composition_stream(
     shots: Sequence[int] = (0, 1, 2, 5, 10),
     draws: int = 3,
     adaptation_units: int = 960,
+    reading: str = "gradient",
 ) -> TaskStream:
     """Four functions of strings, then four compositions of them, for `units` training examples each, all of them seen once.
 
     `control` "unrelated": the first four are other functions; "relabel": each composition has an op-code of its own. Strings have `low` to
-    `high` of `symbols` symbols. `repeats`: how often the list is lived through; scores of both visits stand in one column. `held_out`
+    `high` of `symbols` symbols. `alphabets` 2: one function, part of every composition, writes them in a second one.
+    `repeats`: how often the list is lived through; scores of both visits stand in one column. `held_out`
     tasks are adapted to from `shots` examples, `draws` times, with `adaptation_units` examples drawn from them.
     """
     if units < 1 or test_examples < 1:
         raise UserError(f"stream '{name}': units and test_examples must be > 0, got {units} and {test_examples}")
-    names = list(composition.order(control) if tasks is None else tasks)
-    others = [each for each in (composition.HELD_OUT if held_out is None else held_out) if each not in names]
-    made = composition.generators([*names, *others], low=low, high=high, symbols=symbols, control=control)
+    names = list(composition.order(control, alphabets) if tasks is None else tasks)
+    others = [each for each in (composition.held_out(alphabets) if held_out is None else held_out) if each not in names]
+    made = composition.generators([*names, *others], low=low, high=high, symbols=symbols, control=control, alphabets=alphabets)
     phases = tuple(Phase((column,), units, points) for column in range(len(names)))
     adapted = _text_tasks(made[len(names) :], composition.floor, test_examples, validation)
     return _without_cues(
@@ -307,11 +312,11 @@ def composition_stream(
         version=version,
         budget=budget,
         phases=phases,
-        few_shot=_few_shot(adapted, shots, draws, adaptation_units, len(phases)),
+        few_shot=_few_shot(adapted, shots, draws, adaptation_units, len(phases), reading),
         boundaries=boundaries,
         window=window,
         kind="composition",
-        options={"control": control, "low": low, "high": high, "symbols": symbols},
+        options={"control": control, "low": low, "high": high, "symbols": symbols, **({"alphabets": 2} if alphabets == 2 else {})},
         description=f"{len(names)} functions of strings, the later ones made of the earlier" if control != "unrelated" else "its control",
         test_examples=test_examples,
         joint=joint,
@@ -348,6 +353,7 @@ def world_stream(
     shots: Sequence[int] = (0, 1, 2, 5, 10),
     draws: int = 3,
     adaptation_units: int = 960,
+    reading: str = "gradient",
 ) -> TaskStream:
     """Families of questions about a small world (`world.FAMILIES`), one phase each, in order.
 
@@ -396,7 +402,7 @@ def world_stream(
         budget=budget,
         tasks=columns,
         phases=phases,
-        few_shot=_few_shot(adapted, shots, draws, adaptation_units, len(phases)),
+        few_shot=_few_shot(adapted, shots, draws, adaptation_units, len(phases), reading),
         boundaries=boundaries,
         window=window,
         kind="world",
@@ -411,6 +417,55 @@ def world_stream(
             "test_examples": test_examples,
         },
         description=f"{len(names)} families of questions about people, places and objects",
+    )
+    return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats)
+
+
+def domains_stream(
+    *,
+    name: str,
+    version: int,
+    budget: str,
+    tasks: Sequence[str] = domains.NAMES,
+    held_out: Sequence[str] = (),
+    length: int = 128,
+    units: int = 6_400,
+    points: int = 5,
+    test_examples: int = 256,
+    repeats: int = 1,
+    boundaries: bool = True,
+    joint: bool = False,
+    only: int | None = None,
+    validation: bool = False,
+    window: int = 1,
+    shots: Sequence[int] = (0, 1, 5, 20, 100),
+    draws: int = 3,
+    adaptation_units: int = 960,
+    reading: str = "gradient",
+) -> TaskStream:
+    """Domains of text to be predicted token by token (`domains.NAMES`), one phase each, in order: `units` documents of `length` tokens.
+
+    `held_out` domains are adapted to from `shots` documents, `draws` times, with `adaptation_units` drawn from them. `repeats`: how often
+    the list of domains is lived through. `validation`: domains of other grammars.
+    """
+    names, others = list(tasks), [each for each in held_out if each not in tasks]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"stream '{name}': expected tasks, each once, got {names}")
+    if units < 1 or test_examples < 1:
+        raise UserError(f"stream '{name}': units and test_examples must be > 0, got {units} and {test_examples}")
+    made = domains.tasks([*names, *others], length=length, test_examples=test_examples, validation=validation)
+    stream = TaskStream(
+        name=name,
+        version=version,
+        budget=budget,
+        tasks=made[: len(names)],
+        phases=tuple(Phase((column,), units, points) for column in range(len(names))),
+        few_shot=_few_shot(made[len(names) :], shots, draws, adaptation_units, len(names), reading),
+        boundaries=boundaries,
+        window=window,
+        kind="domains",
+        options={"length": length, "vocabulary": vocabulary().hash, "test_examples": test_examples},
+        description=f"{len(names)} domains of generated text, predicted token by token",
     )
     return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats)
 
@@ -489,9 +544,14 @@ def _without_cues(
     return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats)
 
 
-def _few_shot(adapted: tuple[TextTask, ...], shots: Sequence[int], draws: int, units: int, phases: int) -> FewShot | None:
-    """Adaptation of the untrained agent and after the last of `phases`; None where there is nothing to adapt to."""
-    return FewShot(adapted, tuple(shots), draws, units, (-1, phases - 1), shot_unit="examples") if adapted else None
+def _few_shot(  # noqa: PLR0917
+    adapted: tuple[Task, ...], shots: Sequence[int], draws: int, units: int, phases: int, reading: str
+) -> FewShot | None:
+    """Adaptation of the untrained agent and after the last of `phases`; None where there is nothing to adapt to.
+
+    `reading` "context": the examples stand in front of each question, and nothing is learned.
+    """
+    return FewShot(adapted, tuple(shots), draws, units, (-1, phases - 1), "examples", reading=reading) if adapted else None
 
 
 def _check_named(name: str, units: Mapping[str, int], tasks: Sequence[str]) -> None:

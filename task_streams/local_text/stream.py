@@ -68,6 +68,7 @@ def local_stream(
     shots: Sequence[int] = (0, 1, 5, 20),
     draws: int = 3,
     adaptation_units: int = 1600,
+    reading: str = "gradient",
 ) -> TaskStream:
     """Phases over what `folder` holds; `clbench data check FOLDER` says what that is and how its tasks are called.
 
@@ -76,7 +77,8 @@ def local_stream(
     `tokenizer.json` of a model. `verbal`: answers are their own words and not codes of two symbols.
     `longest`: tokens of a text that are kept. `train_examples`: of each task; null: all; each is seen `epochs` times. identity "blind":
     nothing tells tasks apart; "cued": the task's name opens each text; "oracle-id": that, and `TaskInfo.index`. `held_out` tasks are
-    adapted to from `shots` examples (of choices for each answer), `draws` times, with `adaptation_units` examples drawn from them.
+    adapted to from `shots` examples (of choices for each answer), `draws` times, with `adaptation_units` examples drawn from them; with
+    `reading` "context" they stand in front of each question instead, and nothing is learned.
     """
     counts = {"longest": longest, "test_examples": test_examples, "epochs": epochs, "train_examples": train_examples}
     _check(name, folder, identity, counts, classes_per_task)
@@ -111,7 +113,7 @@ def local_stream(
     built = [made(number, task) for number, task in enumerate(everything)]
     _say_what_is_cut(built, longest)
     columns, others = tuple(built[: len(chosen)]), tuple(built[len(chosen) :])
-    few = FewShot(others, tuple(shots), draws, adaptation_units, (-1, len(columns) - 1), shot_unit="examples") if others else None
+    few = FewShot(others, tuple(shots), draws, adaptation_units, (-1, len(columns) - 1), "examples", reading=reading) if others else None
     label = f"{name}-{Path(folder).expanduser().resolve().name.lower()}" if name == "local-text" else name
     stream = TaskStream(
         name=label if identity == "blind" else f"{label}-{identity}",

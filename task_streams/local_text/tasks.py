@@ -79,6 +79,9 @@ class Rounds:
         self._orders: dict[int, Integer] = {}
         self.longest = written.longest
 
+    def __len__(self) -> int:
+        return len(self._only)
+
     def examples(self, index: Integer) -> tuple[Integer, Bool, Integer]:
         """Tokens (n, longest), loss mask (n, longest) and lengths (n,) of the examples handed out as numbers `index` (n,)."""
         index = np.asarray(index, dtype=np.int64)
