@@ -25,7 +25,7 @@ from clbench.errors import UserError, unknown_name
 
 from . import algorithms
 from .algorithms import alphabet, counts, from_bag, strings
-from .generation import Draft, Draws, Float, Integer, key, mix
+from .generation import Bool, Draft, Draws, Float, Integer, key, mix
 from .task import Generator, best_shortcut
 from .vocabulary import PAD, SYMBOLS, vocabulary
 
@@ -144,7 +144,7 @@ class Composition(Function):
             source = np.where(inside, PARTS[part].order(source, before[:, None]), 0)
         moved = np.take_along_axis(text, source, axis=1)
         if "up" in self.parts:
-            moved = _table("up", self.symbols)[np.where(inside, moved - SYMBOLS.start, 0)]
+            moved = _paired("up", self.symbols, moved, lengths[-1], inside)
         return np.where(inside, moved, PAD), lengths[-1]
 
     def shortcuts(self, draft: Draft) -> Mapping[str, Float]:
@@ -162,7 +162,7 @@ class Unrelated(Function):
         if self.name == "cipher":
             answer = np.where(inside, _cipher(self.symbols)[np.where(inside, text - SYMBOLS.start, 0)], PAD)
         elif self.name == "code":
-            answer = np.where(inside, _table("code", self.symbols)[np.where(inside, text - SYMBOLS.start, 0)], PAD)
+            answer = np.where(inside, _paired("code", self.symbols, text, length, inside), PAD)
         elif self.name == "next":
             answer = np.where(inside, SYMBOLS.start + (text - SYMBOLS.start + 1) % self.symbols, PAD)
         elif self.name == "ascending":
@@ -181,11 +181,19 @@ def _cipher(symbols: int) -> Integer:
     return found
 
 
+def _paired(name: str, symbols: int, text: Integer, length: Integer, inside: Bool) -> Integer:
+    """What the table `name` has for each symbol of strings (R, high) with the one behind it, for the last with the first."""
+    at = np.arange(text.shape[1])[None]
+    after = np.take_along_axis(text, np.where(inside, (at + 1) % length[:, None], 0), axis=1)
+    first, second = (np.where(inside, each - SYMBOLS.start, 0) for each in (text, after))
+    return _table(name, symbols)[first, second]
+
+
 @cache
 def _table(name: str, symbols: int) -> Integer:
-    """The id in the second alphabet that each symbol of the first becomes."""
-    order = np.argsort(mix(key("composition", "table", name) + np.arange(symbols, dtype=np.uint64)), kind="stable")
-    return SYMBOLS.start + symbols + order
+    """The id in the second alphabet for each pair of symbols of the first (K, K), drawn alike and apart."""
+    drawn = mix(key("composition", "table", name) + np.arange(symbols**2, dtype=np.uint64)) % np.uint64(symbols)
+    return SYMBOLS.start + symbols + drawn.astype(np.int64).reshape(symbols, symbols)
 
 
 def generators(names: Sequence[str], *, low: int, high: int, symbols: int, control: str, alphabets: int = 1) -> list[Generator]:
