@@ -279,3 +279,27 @@ def decode(policy: Predictor, tokens: Integer, mask: Bool) -> Integer:
         written[:, position] = np.where(mask[:, position], predicted, tokens[:, position])
         fed = written[:, position : position + 1].copy()
     return written
+
+
+def generated(policy: Predictor, tokens: Integer, given: Integer, longest: int) -> list[list[int]]:
+    """What the greedy free run of `policy` says behind the first `given` (B,) of tokens (B, T): up to `longest` ids, or until <eos>.
+
+    All lanes go in step, as in `decode`.
+    """
+    first, lanes = int(given.min()), np.arange(len(tokens))
+    said: list[list[int]] = [[] for _ in tokens]
+    open_ = np.ones(len(tokens), dtype=bool)
+    state: Any = policy.initial_state(len(tokens))
+    fed = tokens[:, :first].copy()
+    for position in range(first, int(given.max()) + longest):
+        logits, state = policy.logits(fed, state)
+        predicted = np.asarray(logits)[:, -1].argmax(axis=1)
+        free = position >= given
+        for lane in lanes[free & open_].tolist():
+            open_[lane] = predicted[lane] != EOS and len(said[lane]) < longest
+            if open_[lane]:
+                said[lane].append(int(predicted[lane]))
+        if not open_.any():
+            break
+        fed = np.where(free, predicted, tokens[lanes, np.minimum(position, tokens.shape[1] - 1)])[:, None].astype(np.int64)
+    return said

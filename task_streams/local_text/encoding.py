@@ -85,6 +85,15 @@ class Encoding:
             return [FIRST + _bucket(word) for word in words(text)]
         return [FIRST + piece for piece in self._pieces(text).ids]
 
+    def said(self, ids: Sequence[int]) -> list[str] | list[int]:
+        """The words of ids, for comparison: marks of the stream are left out; words that have only a number are that number."""
+        inside = [number for number in ids if number >= FIRST]
+        if self.unit == "words":
+            return inside
+        if self.unit == "bytes":
+            return words(bytes(number - FIRST for number in inside).decode("utf-8", "replace"))
+        return words(self._tokenizer.decode([number - FIRST for number in inside]))
+
     def cut(self, text: str, longest: int) -> list[str]:
         """A long text in parts of `longest` pieces that give it when joined; the last may be shorter. Only for pieces."""
         begins = [first for first, _ in self._pieces(text).offsets[::longest]]

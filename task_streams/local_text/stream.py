@@ -54,6 +54,7 @@ def local_stream(
     classes_per_task: int | None = None,
     tokens: str = "words",
     verbal: bool = False,
+    measure: str = "tokens",
     longest: int = 128,
     train_examples: int | None = None,
     test_examples: int = 256,
@@ -73,8 +74,8 @@ def local_stream(
     """Phases over what `folder` holds; `clbench data check FOLDER` says what that is and how its tasks are called.
 
     `tasks`: their names in order; null: all but those held out, in natural order of their names. `classes_per_task`: so many answers of a
-    data set make a task. `tokens`: "bytes", "words" by their hash, or a folder with the
-    `tokenizer.json` of a model. `verbal`: answers are their own words and not codes of two symbols.
+    data set make a task. `tokens`: "bytes", "words" by their hash, or a folder with the `tokenizer.json` of a model. `verbal`: answers are
+    their own words and not codes of two symbols. `measure`: how long answers are scored, "tokens" or one of `measures.MEASURES`.
     `longest`: tokens of a text that are kept. `train_examples`: of each task; null: all; each is seen `epochs` times. identity "blind":
     nothing tells tasks apart; "cued": the task's name opens each text; "oracle-id": that, and `TaskInfo.index`. `held_out` tasks are
     adapted to from `shots` examples (of choices for each answer), `draws` times, with `adaptation_units` examples drawn from them; with
@@ -92,7 +93,7 @@ def local_stream(
 
     def made(number: int, task: str) -> LocalTask:
         _, dataset, labels = parts[task]
-        options: dict[str, Any] = {"verbal": verbal} if dataset.kind == "choices" else {}
+        options: dict[str, Any] = {"choices": {"verbal": verbal}, "answers": {"measure": measure}, "text": {}}[dataset.kind]
         kind = {"choices": ChoiceTask, "answers": AnswerTask, "text": DocumentTask}[dataset.kind]
         return kind(
             task,
@@ -134,6 +135,7 @@ def local_stream(
             "longest": longest,
             "epochs": epochs,
             "identity": identity,
+            **({"measure": measure} if measure != "tokens" else {}),
         },
         description=f"{len(columns)} tasks of real text in a folder",
     )

@@ -17,14 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clbench import seeding
-from clbench.errors import UserError
+from clbench.errors import UserError, unknown_name
 from clbench.experience import Text
 from clbench.interfaces import Episodes, Predictor, TaskInfo
 
 from ..language.export import Sheet
-from ..language.task import free_running_exact
+from ..language.task import free_running_exact, generated
 from .corpus import Dataset, Row
 from .encoding import ANS, BOS, EOS, FIRST, MOST_CODES, PAD, SEP, Encoding, codes, words
+from .measures import MEASURES
 
 Float = NDArray[np.floating[Any]]
 Integer = NDArray[np.integer[Any]]
@@ -32,6 +33,7 @@ Bool = NDArray[np.bool_]
 
 _LOGITS_AT_ONCE = 1 << 24  # numbers held at a time, 64 MiB
 _LANES = 128
+_CONSTANT_ANSWERS = 50  # commonest ones of training, of which the best is a floor
 
 
 class Written:
@@ -320,9 +322,18 @@ def _question(prompt: str) -> str:
 
 
 class AnswerTask(_Answering):
-    """A text and another text, scored token by token; an answer longer than `longest` is cut."""
+    """A text and another text. `measure` "tokens": the share of right tokens, teacher forced; else one of `measures`, of a free run.
+
+    An answer longer than `longest` is cut, and a free run ends there.
+    """
 
     _cuts_answers = True
+
+    def __init__(self, name: str, info: TaskInfo, dataset: Dataset, encoding: Encoding, *, measure: str = "tokens", **options: Any) -> None:
+        if measure != "tokens" and measure not in MEASURES:
+            raise unknown_name("measure", measure, ["tokens", *MEASURES], "stream.measure")
+        self._measure = measure
+        super().__init__(name, info, dataset, encoding, **options)
 
     def sheet(self, seed: int) -> Sheet:
         return Sheet("generation", [{"prompt": row.prompt, "answer": row.answer} for row in self.test_rows])
@@ -330,7 +341,14 @@ class AnswerTask(_Answering):
     def _answer(self, row: Row) -> list[int]:
         return self._encoding.encode(row.answer)
 
+    def _right(self, rows: Sequence[Row]) -> list[list[str] | list[int]]:
+        return [self._encoding.said(self._answer(row)[: self._longest]) for row in rows]
+
     def _floors(self) -> dict[str, float]:
+        if self._measure != "tokens":
+            measure, wanted = MEASURES[self._measure], self._right(self.test_rows)
+            often = Counter(tuple(answer) for answer in self._right(self.train_rows)).most_common(_CONSTANT_ANSWERS)
+            return {"constant": max(float(np.mean([measure(said, right) for right in wanted])) for said, _ in often)}
         answers, wanted = ([self._answer(row)[: self._longest] for row in rows] for rows in (self.train_rows, self.test_rows))
         common: dict[int, Counter[int]] = {}
         for answer in answers:
@@ -361,7 +379,15 @@ class AnswerTask(_Answering):
         scored = mask[:, 1:]
         score = (right & scored).sum(axis=1) / scored.sum(axis=1)
         whole = (right | ~scored).all(axis=1)
-        return score, {"exact": free_running_exact(policy, tokens, mask, whole, _LANES), "answer_length": scored.sum(axis=1) - 1.0}
+        facts = {"exact": free_running_exact(policy, tokens, mask, whole, _LANES), "answer_length": scored.sum(axis=1) - 1.0}
+        if self._measure == "tokens":
+            return score, facts
+        given = mask.argmax(axis=1)
+        wanted = self._right([self.test_rows[row] for row in rows.tolist()])
+        said = [self._encoding.said(ids) for ids in generated(policy, tokens, given, self._longest)]
+        alike = {name: np.array([measure(*pair) for pair in zip(said, wanted, strict=True)]) for name, measure in MEASURES.items()}
+        facts |= {"tokens": score, "f1": alike["f1"], "rouge_l": alike["rouge-l"], "same_words": alike["exact"]}
+        return alike[self._measure], facts
 
 
 class DocumentTask(LocalTask):
