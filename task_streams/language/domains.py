@@ -3,8 +3,8 @@
 A document mixes three things, told apart by what kind of word comes, so that the probability of each next token has a closed form:
 
     words   a chain of order two: the next of 32 words follows the last or, as likely, the one before it; each has four successors
-    pairs   an opening symbol, and some Geometric(1/16) tokens later the closing one that belongs to it; one at a time, of eight kinds
-    names   two of 32 people belong to a document; wherever a name comes it is one of them
+    pairs   a symbol, and some Geometric(1/16) tokens later `)` and the same symbol again; one at a time, of eight kinds
+    names   two of 32 people belong to a document; wherever `who` stands it is followed by one of them
 
 Words need two tokens, pairs and names need what was said long ago: their share of what could be predicted is told apart (`bits_pairs`,
 `bits_names`), beside the bits of whoever knows the process and all of the document (`oracle`), or its last 32 tokens (`window`).
@@ -39,8 +39,9 @@ WINDOW = 32  # tokens that the nearsighted reader knows
 SHARED = named("a", "its")[:16]  # function words, in every lexicon
 OWN = (named("bathroom", "football")[:16], named("milk", "lion")[:16], named("went", "holds")[:16])
 REPLACED = named("red", "gold")[:5]
-OPENING, CLOSING = np.array(SYMBOLS[:8]), np.array(SYMBOLS[8:16])
-CLOSES, OPENS, NAMED = 1 / 16, 1 / 16, 1 / 8  # chances, at each token, of a closing symbol where one is due, an opening one, a name
+KINDS = np.array(SYMBOLS[:8])  # of pairs
+CLOSE, WHO = vocabulary().id(")"), vocabulary().id("who")
+CLOSES, OPENS, NAMED = 1 / 16, 1 / 16, 1 / 8  # chances, behind a word, of `)` where a pair is due, of a symbol where none is, of `who`
 CAST = 2  # people of a document
 SLOTS, SUCCESSORS = 32, np.array([0.4, 0.3, 0.2, 0.1])
 _LOGITS_AT_ONCE = 1 << 25
@@ -86,7 +87,6 @@ class Domain:
         return np.where(together > 0, np.log(np.maximum(together, np.finfo(float).tiny)), _NEVER)
 
 
-_UNSEEN = -2
 _NEVER = -1e4  # in place of the logarithm of nothing, so that sums stay numbers
 
 
@@ -95,66 +95,71 @@ def _written(draws: Draws, after: Integer, lexicon: Integer, length: int) -> Int
     rows = np.arange(len(draws))
     cast = PEOPLE[draws.permutations("cast", len(PEOPLE))[:, :CAST]]  # (n, CAST)
     kind, which, who = (draws.uniform(purpose, length) for purpose in ("kind", "which", "who"))
-    pairs = draws.integers("pairs", len(OPENING), length)
+    pairs = draws.integers("pairs", len(KINDS), length)
     names = np.take_along_axis(cast, (who * CAST).astype(np.int64), axis=1)  # (n, T)
     back = (draws.uniform("back", length) >= 0.5).astype(np.int64)
     step = np.searchsorted(SUCCESSORS.cumsum()[:-1], which, side="right")  # (n, T)
     slots = np.tile([1, 0], (len(rows), 1))  # the last and the one before
-    due = np.full(len(rows), -1)
+    due, last = np.full(len(rows), -1), np.full(len(rows), PAD)
     found = np.empty((len(rows), length), dtype=np.int64)
     for at in range(length):
-        paired = kind[:, at] < np.where(due >= 0, CLOSES, OPENS)
-        name = kind[:, at] >= 1 - NAMED
-        word = ~paired & ~name
+        named, closing = last == WHO, last == CLOSE  # what must come now
+        free = ~named & ~closing
+        paired = free & (kind[:, at] < np.where(due >= 0, CLOSES, OPENS))
+        asks = free & (kind[:, at] >= 1 - NAMED)
         slot = after[rows, back[:, at], slots[rows, back[:, at]], step[:, at]]
-        symbol = np.where(due >= 0, CLOSING[due], OPENING[pairs[:, at]])
-        found[:, at] = np.where(paired, symbol, np.where(name, names[:, at], lexicon[rows, slot]))
-        due = np.where(paired, np.where(due >= 0, -1, pairs[:, at]), due)
-        slots = np.where(word[:, None], np.stack([slot, slots[:, 0]], axis=1), slots)
+        symbol = np.where(due >= 0, CLOSE, KINDS[pairs[:, at]])
+        last = np.select([named, closing, paired, asks], [names[:, at], KINDS[due], symbol, WHO], lexicon[rows, slot])
+        found[:, at] = last
+        due = np.where(closing, -1, np.where(paired & (due < 0), pairs[:, at], due))
+        slots = np.where((free & ~paired & ~asks)[:, None], np.stack([slot, slots[:, 0]], axis=1), slots)
     return found
 
 
 def _log_chances(process: Process, tokens: Integer, window: int) -> Float:
-    """As `Domain.log_chances`, for documents of one process; what it cannot say has `_NEVER`."""
+    """As `Domain.log_chances`, for documents of one process; what it cannot say has `_NEVER`. The token just before is always seen."""
     n, length = tokens.shape
-    person, opening, closing = (_place(ids)[tokens] for ids in (PEOPLE, OPENING, CLOSING))  # (n, T), -1: no such token
+    person, kind = _place(PEOPLE)[tokens], _place(KINDS)[tokens]  # (n, T), -1: no such token
     slot = process.slot[tokens]
     rows = np.arange(n)
     slots = np.tile([1, 0], (n, 1))
     said = np.full((n, len(PEOPLE)), -(1 << 30))  # where each name stood last
-    due, since = np.full(n, -1), np.full(n, -1)  # the kind that is open, and where its state was last shown
+    due, opened, since = np.full(n, -1), np.full(n, -1), np.full(n, -1)  # the kind that is open, where it was, any sign of a pair
+    last = np.full(n, PAD)
     found = np.empty((n, length))
     for at in range(length):
-        first = at - window if window else -1
+        now, first = tokens[:, at], at - window if window else -1
         seen = said >= first
         count = seen.sum(axis=1)
-        is_name, known = person[:, at] >= 0, seen[rows, person[:, at]]
-        name = NAMED / CAST * np.where(known, 1.0, (CAST - count) / np.maximum(1, len(PEOPLE) - count))
-        known_pair = (since >= first) | (at <= window) if window else np.ones(n, dtype=bool)
-        open_chance, this = _due(np.where(known_pair, due, _UNSEEN), window, opening[:, at], closing[:, at])
-        paired = open_chance * CLOSES + (1 - open_chance) * OPENS
+        name = np.where(seen[rows, person[:, at]], 1.0, (CAST - count) / np.maximum(1, len(PEOPLE) - count)) / CAST
+        is_open = np.where((since >= first) | (at <= window) | (window == 0), due >= 0, _open_unseen(window))
+        closes = np.where((opened >= first) | (window == 0), due == kind[:, at], 1 / len(KINDS))
         word = 0.5 * process.chance[0, slots[:, 0], slot[:, at]] + 0.5 * process.chance[1, slots[:, 1], slot[:, at]]
-        word = np.where(slot[:, at] >= 0, (1 - NAMED - paired) * word, 0.0)
-        chance = np.where(is_name, name, np.where((opening[:, at] >= 0) | (closing[:, at] >= 0), this, word))
+        word = np.where(slot[:, at] >= 0, (1 - NAMED - is_open * CLOSES - (1 - is_open) * OPENS) * word, 0.0)
+        free = np.select(
+            [now == WHO, now == CLOSE, kind[:, at] >= 0], [np.full(n, NAMED), is_open * CLOSES, (1 - is_open) * OPENS / len(KINDS)], word
+        )
+        chance = np.select([last == WHO, last == CLOSE], [np.where(person[:, at] >= 0, name, 0.0), (kind[:, at] >= 0) * closes], free)
         found[:, at] = np.where(chance > 0, np.log(np.maximum(chance, np.finfo(float).tiny)), _NEVER)
-        said[rows[is_name], person[is_name, at]] = at
-        due = np.where(opening[:, at] >= 0, opening[:, at], np.where(closing[:, at] >= 0, -1, due))
-        since = np.where((opening[:, at] >= 0) | (closing[:, at] >= 0), at, since)
+        named = person[:, at] >= 0
+        said[rows[named], person[named, at]] = at
+        paired = kind[:, at] >= 0
+        opened = np.where(paired & (last != CLOSE), at, opened)
+        due = np.where(paired, np.where(last == CLOSE, -1, kind[:, at]), due)
+        since = np.where(paired | (now == CLOSE), at, since)
         slots = np.where((slot[:, at] >= 0)[:, None], np.stack([slot[:, at], slots[:, 0]], axis=1), slots)
+        last = now
     return found
 
 
-def _due(due: Integer, window: int, opening: Integer, closing: Integer) -> tuple[Float, Float]:
-    """The chance (n,) that a pair is open, and that of the symbol which comes (meaningless where none does), given the kind `due`, -1 none.
+def _open_unseen(window: int) -> float:
+    """The chance that a pair is open for who sees no sign of it in the last `window` tokens.
 
-    Who sees no symbol in the last `window` tokens (`_UNSEEN`) goes by how often a pair is open at all, and by how long nothing came.
+    From how often one is open at all and how long nothing came; tokens behind `who`, where nothing can come, are not told apart.
     """
-    known = due != _UNSEEN
-    share = OPENS / (OPENS + CLOSES)  # of all places that have a pair open before them
+    share = OPENS / (OPENS + CLOSES)
     quiet = np.array([share, 1 - share]) * (1 - np.array([CLOSES, OPENS])) ** window
-    open_chance = np.where(known, due >= 0, quiet[0] / quiet.sum())
-    closes = np.where(known, (due == closing) & (closing >= 0), 1 / len(OPENING))
-    return open_chance, np.where(closing >= 0, open_chance * CLOSES * closes, (1 - open_chance) * OPENS / len(OPENING))
+    return float(quiet[0] / quiet.sum())
 
 
 @functools.cache
@@ -233,8 +238,8 @@ class DomainTask:
     def evaluate(self, policy: Predictor, seed: int) -> Episodes:
         """1 - bits per token / 9 of each test document.
 
-        Facts: `bits`, `bits_oracle`, `bits_window` per token; the same of names (`bits_names` ...) and of closing symbols (`bits_pairs`
-        ...), NaN where a document has none.
+        Facts: `bits`, `bits_oracle`, `bits_window` per token; the same of names (`bits_names` ...) and of the symbols that close a pair
+        (`bits_pairs` ...), NaN where a document has none.
         """
         tokens, facts = self._test_set(seed)
         lanes = max(1, _LOGITS_AT_ONCE // (tokens.shape[1] * self.info.output_size))
@@ -289,10 +294,11 @@ def _bits(policy: Predictor, tokens: Integer) -> Float:
 
 
 def _by_kind(tokens: Integer, bits: Float, of: str) -> dict[str, Float]:
-    """Means (n,) over all of tokens (n, T), over names and over closing symbols."""
+    """Means (n,) over all of tokens (n, T), over names and over the symbols that close a pair."""
     found = {f"bits{of}": bits.mean(axis=1)}
-    for kind, ids in (("names", PEOPLE), ("pairs", CLOSING)):
-        among = _place(ids)[tokens] >= 0
+    behind = np.concatenate([np.full((len(tokens), 1), PAD), tokens[:, :-1]], axis=1)
+    for kind, mark in (("names", WHO), ("pairs", CLOSE)):
+        among = behind == mark
         count = among.sum(axis=1)
         found[f"bits_{kind}{of}"] = np.where(count, (bits * among).sum(axis=1) / np.maximum(count, 1), np.nan)
     return found

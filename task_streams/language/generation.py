@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -98,6 +98,7 @@ class Draft:
     scored: Bool  # (R, A)
     valid: Bool  # (R,)
     age: Integer | None = None  # (R, A), how many statements ago what a scored token answers was last said; None: no such notion
+    depth: Float | None = None  # (R,), where what is asked stands, 0 at the beginning of the text and 1 at its end; None: no such notion
 
     @staticmethod
     def whole(prompt: Integer, answer: Integer, scored: Bool) -> Draft:
@@ -108,7 +109,12 @@ class Draft:
     def rows(self, rows: Integer) -> Draft:
         """The examples `rows`, in that order."""
         prompt, answer, age = self.prompt[rows], self.answer[rows], None if self.age is None else self.age[rows]
-        return Draft(prompt, self.prompt_length[rows], answer, self.answer_length[rows], self.scored[rows], self.valid[rows], age)
+        depth = None if self.depth is None else self.depth[rows]
+        return Draft(prompt, self.prompt_length[rows], answer, self.answer_length[rows], self.scored[rows], self.valid[rows], age, depth)
+
+    def with_depth(self, depth: Float) -> Draft:
+        """The same examples, where what is asked stands at `depth` (R,)."""
+        return replace(self, depth=depth)
 
     @staticmethod
     def joined(parts: Sequence[Draft]) -> Draft:
@@ -121,6 +127,7 @@ class Draft:
             np.concatenate([part.scored for part in parts]),
             np.concatenate([part.valid for part in parts]),
             np.concatenate(ages) if len(ages := [part.age for part in parts if part.age is not None]) == len(parts) else None,
+            np.concatenate(depths) if len(depths := [part.depth for part in parts if part.depth is not None]) == len(parts) else None,
         )
 
 

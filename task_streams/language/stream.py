@@ -1,7 +1,7 @@
 """Language streams as phases: one algorithm after another, one question at rising distance; scored above the best shortcut.
 
 Sources: spec language.md 3.2 (algorithms), 5.3 (drift) and 5.4 (distance), memory.md 13.4 and 13.5 (dictionaries), 13.8 (overwriting);
-language.md 3.7 (composition), 3.3 (a small world) and 3.6 (knowledge).
+language.md 3.7 (composition), 3.3 (a small world), 3.4 (domains), 3.6 (knowledge), 5.7 and 5.8 (needles).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from clbench.errors import UserError, unknown_name
 from clbench.interfaces import Task
 from clbench.stream import FewShot, Phase, TaskStream, variant
 
-from . import composition, dictionary, distance, domains, drift, knowledge, overwrite, world
+from . import composition, dictionary, distance, domains, drift, knowledge, needles, overwrite, world
 from .algorithmic import EXAMPLES, HELD_OUT, STREAM, TEST_EXAMPLES
 from .algorithmic import tasks as make_tasks
 from .task import Generator, TextTask, announced
@@ -417,6 +417,74 @@ def world_stream(
             "test_examples": test_examples,
         },
         description=f"{len(names)} families of questions about people, places and objects",
+    )
+    return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats)
+
+
+def needles_stream(
+    *,
+    name: str,
+    version: int,
+    budget: str,
+    tasks: Sequence[str] = ("passkey", "needle", "keys", "questions"),
+    held_out: Sequence[str] = (),
+    fillers: Sequence[int] = (64,),
+    probed: Sequence[int] = (),
+    units: int = 38_400,
+    identity: str = "cued",
+    points: int = 4,
+    test_examples: int = 256,
+    boundaries: bool = True,
+    joint: bool = False,
+    only: int | None = None,
+    validation: bool = False,
+    repeats: int = 1,
+    window: int = 1,
+    shots: Sequence[int] = (0, 1, 2, 5, 10),
+    draws: int = 3,
+    adaptation_units: int = 960,
+    reading: str = "gradient",
+) -> TaskStream:
+    """Families of things hidden in long texts (`needles.FAMILIES`), one phase each, in order.
+
+    A phase trains texts with each number of filler tokens in `fillers`, in equal parts; those of `probed` are columns that are never
+    trained, named as in passkey+4096. `units`: training examples of a phase. Identity, `held_out` and `repeats` as in `world_stream`.
+    """
+    names, amounts = list(tasks), [*fillers, *(filler for filler in probed if filler not in fillers)]
+    others = [each for each in held_out if each not in names]
+    if not names or not fillers or len(set(names)) < len(names) or min(units, test_examples) < 1:
+        raise UserError(
+            f"stream '{name}': expected tasks, each once, at least one number in fillers, and units and test_examples > 0, "
+            f"got {names}, {list(fillers)}, {units} and {test_examples}"
+        )
+
+    def made(generator: needles.Needles) -> TextTask:
+        return announced(
+            generator,
+            needles.FAMILIES[generator.family],
+            needles.floor(generator),
+            identity=identity,
+            place=[*names, *others].index(generator.family),
+            tasks=len(names) + len(others),
+            test_examples=test_examples,
+            scored_on="validation" if validation else "test",
+        )
+
+    columns = tuple(made(each) for each in needles.generators(names, amounts))
+    adapted = tuple(made(each) for each in needles.generators(others, fillers[:1]))
+    trained = [tuple(number * len(amounts) + each for each in range(len(fillers))) for number in range(len(names))]
+    stream = TaskStream(
+        name=name if identity == "cued" else f"{name}-{identity}",
+        version=version,
+        budget=budget,
+        tasks=columns,
+        phases=tuple(Phase(own, units, points) for own in trained),
+        few_shot=_few_shot(adapted, shots, draws, adaptation_units, len(names), reading),
+        boundaries=boundaries,
+        window=window,
+        kind="needles",
+        options={"identity": identity, "vocabulary": vocabulary().hash, "test_examples": test_examples},
+        description=f"{len(names)} families of things hidden in texts of {min(amounts)} to {max(amounts)} other tokens",
     )
     return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats)
 

@@ -77,7 +77,7 @@ class TextTask:
                 f"{self.name}: the best shortcut scores {floor:.3f}, expected at most {HIGHEST_FLOOR}: choose sizes with less to guess"
             )
         self.scale = (floor, 1.0)
-        self._test: tuple[int, Integer, Bool, Integer | None] | None = None
+        self._test: tuple[int, Integer, Bool, Integer | None, Float | None] | None = None
 
     def experience(self, seed: int, *, shots: int | None = None) -> Text:
         """Training examples, unbounded; with `shots`, the first `shots` of the support examples that `seed` draws.
@@ -91,10 +91,10 @@ class TextTask:
         """Constrained token accuracy of each test example, teacher forced.
 
         Facts: `exact`, free-running exact match; `teacher_forced_exact`; `answer_length`, scored tokens without <eos>; `text_length`, all
-        tokens; where the generator knows ages, `said_1_ago`, `said_3_to_4_ago` and so on: the accuracy among what was last said so many
-        statements ago, NaN where an example has nothing of that age.
+        tokens; where the generator knows how deep what is asked stands, `depth`; where it knows ages, `said_1_ago`, `said_3_to_4_ago` and
+        so on: the accuracy among what was last said so many statements ago, NaN where an example has nothing of that age.
         """
-        tokens, mask, ages = self._test_set(seed)
+        tokens, mask, ages, depth = self._test_set(seed)
         graded = mask & np.isin(tokens, self._generator.legal)  # all but <eos>
         lanes = max(1, _LOGITS_AT_ONCE // (tokens.shape[1] * self.info.output_size))
         parts = [slice(first, first + lanes) for first in range(0, len(tokens), lanes)]
@@ -109,11 +109,13 @@ class TextTask:
         }
         if ages is not None:
             facts |= {name: _mean(right, graded & of) for name, of in _by_age(ages, graded)}
+        if depth is not None:
+            facts["depth"] = depth
         return Episodes(_mean(right, graded), facts)
 
     def sheet(self, seed: int) -> Sheet:
         """The test examples in the names of tokens, a question for each stretch of the answer that has to be said."""
-        tokens, mask, _ = self._test_set(seed)
+        tokens, mask, *_ = self._test_set(seed)
         rows = []
         for number, (text, scored) in enumerate(zip(tokens.tolist(), mask, strict=True)):
             at = np.flatnonzero(scored & (tokens[number] != EOS))
@@ -135,13 +137,13 @@ class TextTask:
         right[:, 1:] = legal[logits[:, :, legal].argmax(axis=2)] == wanted
         return right, ((logits.argmax(axis=2) == wanted) | ~mask[:, 1:]).all(axis=1)
 
-    def _test_set(self, seed: int) -> tuple[Integer, Bool, Integer | None]:
-        """The test examples of `seed`, and the ages of their scored tokens in order; the last set is kept, as a run asks often."""
+    def _test_set(self, seed: int) -> tuple[Integer, Bool, Integer | None, Float | None]:
+        """The test examples of `seed`, the ages of their scored tokens in order, and depths; the last set is kept, as a run asks often."""
         if self._test is None or self._test[0] != seed:
             source = Examples(self._generator, self._scored_on, seed, self._cue)
             draft = source.drafts(np.arange(self._test_examples))
             tokens, mask, _ = source.text(draft)
-            self._test = (seed, tokens, mask, None if draft.age is None else draft.age[draft.scored])
+            self._test = (seed, tokens, mask, None if draft.age is None else draft.age[draft.scored], draft.depth)
         return self._test[1:]
 
     def floors(self) -> dict[str, float]:

@@ -29,7 +29,7 @@ from .vocabulary import DIGITS, PAD, vocabulary
 
 NEVER = -LONG_AGO  # the round of what was never said
 _RECENT = 6  # shortcuts look so many mentions back
-_SENTENCE = 8  # tokens of a filler sentence
+SENTENCE = 8  # tokens of a filler sentence
 
 _STATEMENTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "symbolic": {
@@ -92,7 +92,7 @@ PEOPLE, PLACES, OBJECTS, ANIMALS = named("Mary", "Tessa"), named("bathroom", "ci
 DIRECTIONS = np.array([vocabulary().id(name) for name in ("north", "east", "south", "west")])  # the opposite stands two further on
 YES_NO = np.array([vocabulary().id("yes"), vocabulary().id("no")])
 STOP = vocabulary().id(".")
-_FILLER = np.concatenate([named("red", "gold"), named("today", "summer"), named("big", "full")])  # nothing of the world
+FILLER = np.concatenate([named("red", "gold"), named("today", "summer"), named("big", "full")])  # nothing of the world
 
 
 @dataclass(frozen=True)
@@ -215,14 +215,14 @@ def _told(pieces: Sequence[Piece], opening: int, filler: int, draws: Draws) -> D
     age = np.concatenate([np.repeat(piece.age[:, None], k, axis=1) for piece, k in zip(pieces, width, strict=True)], axis=1) * scored
     place = np.broadcast_to(np.repeat(gaps, width) * 2 + 1, tokens.shape)
     if filler:
-        words = _FILLER[draws.integers("filler", len(_FILLER), filler)]
-        words[:, _SENTENCE - 1 :: _SENTENCE] = words[:, -1] = STOP  # the last sentence may be short
-        sentences = -(-filler // _SENTENCE)
+        words = FILLER[draws.integers("filler", len(FILLER), filler)]
+        words[:, SENTENCE - 1 :: SENTENCE] = words[:, -1] = STOP  # the last sentence may be short
+        sentences = -(-filler // SENTENCE)
         gap = np.sort(draws.integers("gaps", gaps[-1] + 1, sentences), axis=1)  # before which statement each stands
         tokens = np.concatenate([tokens, words], axis=1)
         scored = np.concatenate([scored, np.zeros(words.shape, dtype=bool)], axis=1)
         age = np.concatenate([age, np.zeros(words.shape, dtype=np.int64)], axis=1)
-        place = np.concatenate([place, np.repeat(gap * 2, _SENTENCE, axis=1)[:, :filler]], axis=1)
+        place = np.concatenate([place, np.repeat(gap * 2, SENTENCE, axis=1)[:, :filler]], axis=1)
     last = 2 * len(pieces)
     place = np.where(tokens == PAD, last, place)
     order = np.argsort(place.astype(np.int32), axis=1, kind="stable")

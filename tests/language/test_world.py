@@ -157,11 +157,11 @@ def test_words_are_only_the_rendering(family):
 def test_filler_stands_between_statements_and_changes_nothing_else(filler):
     draws = Draws(key("t"), np.arange(64), np.zeros(64, dtype=np.int64))
     bare, filled = made("where-object").draw(draws), made("where-object", filler=filler).draw(draws)
-    background = set(world._FILLER.tolist())
+    background = set(world.FILLER.tolist())
     kept = set(np.concatenate([world.PEOPLE, world.PLACES, world.OBJECTS, world.ANIMALS]).tolist())
     assert not background & kept
     assert (filled.prompt_length + filled.answer_length == bare.prompt_length + bare.answer_length + filler).all()
-    in_prompt = (np.isin(filled.prompt, world._FILLER)).sum(axis=1)
+    in_prompt = (np.isin(filled.prompt, world.FILLER)).sum(axis=1)
     assert 0 < in_prompt.mean() < filler  # some before the first question and some behind
     for row in range(64):
         texts = []
@@ -271,7 +271,7 @@ class Certain:
     """Predicts the text itself, but for labels said `wrong` statements ago or more."""
 
     def __init__(self, task, seed: int, wrong: int) -> None:
-        self.tokens, mask, ages = task._test_set(seed)
+        self.tokens, mask, ages, _ = task._test_set(seed)
         graded = mask & (self.tokens != EOS)
         self.says = self.tokens.copy()
         miss = np.zeros(graded.shape, dtype=bool)

@@ -1,4 +1,4 @@
-"""Generated answers against the right ones: published formulas by hand, and answers of predictors that say more, less and something else."""
+"""Generated answers against the right ones: published formulas by hand, and predictors that say more, less and something else."""
 
 from __future__ import annotations
 
