@@ -6,7 +6,8 @@
 
 A bar is about the worst seed: it is met where every run of its arm that asks for its task meets it. Bars that fail stay on the page. With
 `times: ARM` it is about the ratio to the run of another arm with the same seed, with `minus: ARM` about the difference; with `curve: true`
-about the mean of the scores of a task while it is trained, and not about the last one; with `of: [A, B]` about the fact A over the fact B,
+about the mean of the scores of a task while it is trained, and not about the last one (`curve: 0.25`: while its first quarter is); with
+`of: [A, B]` about the fact A over the fact B,
 each summed over the episodes of the last evaluation (steps over successes: how many steps a success took). Of several tasks, joined by +,
 the mean counts.
 A run belongs to an arm by its stream, its seed and all options of its agent, so that runs under other options never count. Options that
@@ -59,7 +60,7 @@ class Bar:
     times: str = ""
     of: tuple[str, str] | None = None
     minus: str = ""
-    curve: bool = False
+    curve: float = 0.0  # the share of a phase whose scores count; 0: the score at the end of the run
 
     def values(self, arms: Mapping[str, Sequence[LoadedRun]]) -> list[float]:
         """What the bar is about, of each seed; of a ratio those seeds that both arms have."""
@@ -74,7 +75,7 @@ class Bar:
     def _measured(self, runs: Sequence[LoadedRun]) -> dict[int, float]:
         if self.of is not None:
             return {run.seed: found for run in runs if (found := _pooled(run, self.task, *self.of)) is not None}
-        found = _curves(runs) if self.curve else scores(runs)
+        found = _curves(runs, self.curve) if self.curve else scores(runs)
         parts = [found.get(task, {}) for task in self.task.split("+")]
         return {seed: _mean([part[seed] for part in parts]) for seed in parts[0] if all(seed in part for part in parts)}
 
@@ -132,8 +133,9 @@ def _bar(bar: Any, experiment: Experiment, where: str) -> Bar:
     of = bar.get("of")
     if of is not None and not (isinstance(of, Sequence) and len(of) == 2 and all(isinstance(fact, str) for fact in of)):
         raise UserError(f"{where}: of: expected the names of two facts, such as [steps, successes], got {of!r}")
-    if not isinstance(bar.get("curve", False), bool):
-        raise UserError(f"{where}: curve: expected true or false, got {bar['curve']!r}")
+    curve = bar.get("curve", False)
+    if not isinstance(curve, bool) and not (isinstance(curve, float) and 0 < curve < 1):
+        raise UserError(f"{where}: curve: expected true, false or a share of the phase between 0 and 1, got {curve!r}")
     for arm in (bar["arm"], bar.get("times", bar["arm"]), bar.get("minus", bar["arm"])):
         if arm not in experiment.arms:
             raise UserError(f"{where}: no arm '{arm}'; arms are {', '.join(experiment.arms)}")
@@ -146,7 +148,7 @@ def _bar(bar: Any, experiment: Experiment, where: str) -> Bar:
         times=bar.get("times", ""),
         of=pair,
         minus=bar.get("minus", ""),
-        curve=bar.get("curve", False),
+        curve=float(curve),
     )
 
 
@@ -162,17 +164,18 @@ def scores(runs: Sequence[LoadedRun]) -> dict[str, dict[int, float]]:
     return found
 
 
-def _curves(runs: Sequence[LoadedRun]) -> dict[str, dict[int, float]]:
-    """By task and seed the mean of the raw scores that were taken while the task was trained."""
+def _curves(runs: Sequence[LoadedRun], share: float) -> dict[str, dict[int, float]]:
+    """By task and seed the mean of the raw scores taken in the first `share` of each phase that trained the task, of one at least."""
     found: dict[str, dict[int, float]] = {}
     for run in runs:
         spec = run.manifest["stream"]["spec"]
-        taken: dict[str, list[float]] = {}
+        taken: dict[str, dict[int, list[float]]] = {}
         for row in derived.eval_rows(run.manifest, run.events):
             if row["phase"] >= 0 and row["task"] in spec["phases"][row["phase"]]["columns"]:
-                taken.setdefault(row["task_id"], []).append(row["raw_score"])
-        for task, values in taken.items():
-            found.setdefault(task, {})[run.seed] = _mean(values)
+                taken.setdefault(row["task_id"], {}).setdefault(row["phase"], []).append(row["raw_score"])
+        for task, phases in taken.items():
+            counted = [value for values in phases.values() for value in values[: max(1, round(share * len(values)))]]
+            found.setdefault(task, {})[run.seed] = _mean(counted)
     return found
 
 
@@ -308,7 +311,7 @@ def _at_default(path: tuple[str, ...], options: Mapping[str, Any], keys: Set[str
 def _row(bar: Bar, values: Sequence[float]) -> list[str]:
     arm, limit = bar.arm, f"{SIGNS[bar.key]} {bar.value:.2f}"
     task = bar.task.replace("+", ", ") if bar.of is None else f"{bar.task}, {bar.of[0]} / {bar.of[1]}"
-    task += " (while trained)" if bar.curve else ""
+    task += "" if not bar.curve else " (while trained)" if bar.curve == 1 else f" (the first {bar.curve:.0%} of training)"
     if bar.times:
         arm, limit = f"{bar.arm} / {bar.times}", f"{limit} ×"
     if bar.minus:

@@ -116,7 +116,8 @@ def test_a_page_that_is_not_what_the_packs_say_is_found(tmp_path):
         ("at_most: 0.5", "at_most: 0.5, time: kept", r"claim.bars\[1\]: expected arm, task and one of at_least, at_most, and times"),
         ("at_most: 0.5", "at_most: 0.5, times: kept, minus: lost", r"claim.bars\[1\]: expected arm, task and one of at_least, at_most"),
         ("at_most: 0.5", "at_most: 0.5, minus: keep", r"claim.bars\[1\]: no arm 'keep'; arms are kept, lost, unseen"),
-        ("at_most: 0.5", "at_most: 0.5, curve: 1", r"claim.bars\[1\]: curve: expected true or false, got 1"),
+        ("at_most: 0.5", "at_most: 0.5, curve: 1", r"claim.bars\[1\]: curve: expected true, false or a share .* got 1"),
+        ("at_most: 0.5", "at_most: 0.5, curve: 1.5", r"claim.bars\[1\]: curve: expected true, false or a share .* got 1.5"),
         ("at_most: 0.5", "at_most: 0.5, of: steps", r"claim.bars\[1\]: of: expected the names of two facts"),
         ("at_most: 0.5", "at_most: 0.5, times: keep", r"claim.bars\[1\]: no arm 'keep'; arms are kept, lost, unseen"),
         ("{arm: unseen, task", "{arm: unsaid, task", r"claim.bars\[3\]: no arm 'unsaid'; arms are kept, lost, unseen"),
@@ -251,6 +252,8 @@ def test_a_bar_on_a_difference_pairs_runs_by_seed_and_one_on_a_curve_takes_the_s
         f"{{arm: kept, task: {both}, at_least: 0.0, minus: lost}}",
         f"{{arm: kept, task: {task}, at_least: 0.0, curve: true}}",
         f"{{arm: kept, task: {both}, at_most: 1.0, curve: true, minus: kept}}",
+        f"{{arm: kept, task: {task}, at_least: 0.0, curve: 0.5}}",
+        f"{{arm: kept, task: {task}, at_least: 0.0, curve: 0.01}}",
     ]
     made = judged_by(file, bars)
     arms = _arms(made, results)
@@ -264,5 +267,8 @@ def test_a_bar_on_a_difference_pairs_runs_by_seed_and_one_on_a_curve_takes_the_s
     seen = [e["score"] for e in run.events if e["kind"] == "eval" and e["task"] == column and e["phase"] in trained]
     assert made.bars[2].values(arms)[0] == pytest.approx(sum(sum(scores) / len(scores) for scores in seen) / len(seen))
     assert set(made.bars[3].values(arms)) == {0.0}
+    early = seen[: max(1, round(len(seen) / 2))]
+    assert len(trained) == 1 and made.bars[4].values(arms)[0] == pytest.approx(sum(sum(s) / len(s) for s in early) / len(early))
+    assert made.bars[5].values(arms)[0] == pytest.approx(sum(seen[0]) / len(seen[0]))
     page = reproductions.page([made], results)
-    assert "kept - lost" in page and "(while trained)" in page and f"{task}, {others[0]}" in page
+    assert "kept - lost" in page and "(while trained)" in page and "(the first 50% of training)" in page and f"{task}, {others[0]}" in page
