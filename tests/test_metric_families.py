@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as hnp
 from clbench import metrics
 from clbench.errors import ValidationError
 from clbench.matrix import EvaluationMatrix
-from clbench.metrics import FAMILIES, avalanche, chaudhry, coom, cora, cw, gem, libero
+from clbench.metrics import FAMILIES, avalanche, chaudhry, ckl, coom, cora, cw, gem, libero
 
 # The example that separates the families: rows are phases, columns tasks; `B` is the untrained agent.
 R = [[0.6, 0.1, 0.0], [0.8, 0.7, 0.2], [0.9, 0.5, 0.9]]
@@ -42,6 +42,8 @@ def test_one_example_separates_the_families():
     assert gem.code_fwt(m) == pytest.approx(0.05 / 3)
     assert avalanche.fwt(m) == pytest.approx(0.025)
     assert gem.acc(m) == pytest.approx(2.3 / 3)
+    # lost: max(0, .6 - .9) + (.7 - .5); gained on the last: (.9 - 0) + (.9 - .2)
+    assert ckl.fuar(m) == pytest.approx(0.2 / 1.6)
     assert metrics.zero_shot_transfer(m) == pytest.approx(0.025)
 
 
@@ -85,6 +87,14 @@ def test_families_of_plain_streams_are_nan_on_joint_ones():
             assert np.isnan(metric.function(joint)) == (name not in {"cw.performance", "gem.acc"}), name
     assert np.isnan(coom.performance([joint]))
     assert np.isnan(cora.forgetting(joint)).all()
+
+
+def test_fuar_is_nothing_without_gain_and_one_where_all_that_is_gained_is_lost():
+    flat = EvaluationMatrix([1, 2], [0, 1], [[0.5, 0.4], [0.1, 0.4]])
+    assert np.isnan(ckl.fuar(flat))
+    assert ckl.fuar(EvaluationMatrix([1, 2], [0, 1], [[0.8, 0.1], [0.2, 0.7]])) == pytest.approx(1.0)
+    assert ckl.fuar(EvaluationMatrix([1, 2], [0, 1], [[0.8, 0.1], [0.9, 0.7]])) == 0.0
+    assert np.isnan(ckl.fuar(EvaluationMatrix([1, 2], [0, 1], [[0.8, np.nan], [0.9, 0.7]])))
 
 
 # --- Continual World -----------------------------------------------------------------------------------------------------------------

@@ -1,12 +1,12 @@
 """Metrics: pure functions of one run's evaluation matrix, and the table that says what they are.
 
-The suite's own set stands here without a prefix; published families are modules (`cw`, `gem`, `avalanche`, `chaudhry`, `libero`, `cora`,
-`coom`) and are computed as their authors do. Intervals over runs are in `clbench.statistics`.
+The suite's own set stands here without a prefix; published families are modules (`cw`, `gem`, `avalanche`, `chaudhry`, `libero`, `ckl`,
+`cora`, `coom`) and are computed as their authors do. Intervals over runs are in `clbench.statistics`.
 """
 
 from __future__ import annotations
 
-from . import avalanche, chaudhry, coom, cora, cw, gem, libero
+from . import avalanche, chaudhry, ckl, coom, cora, cw, gem, libero
 from .costs import Costs, retained_growth
 from .headline import (
     LOW_HEADROOM,
@@ -49,6 +49,7 @@ __all__ = [
     "backward_transfer_per_task",
     "boundary_matrix",
     "chaudhry",
+    "ckl",
     "coom",
     "cora",
     "cw",

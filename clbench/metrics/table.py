@@ -14,7 +14,7 @@ from typing import Literal
 
 from ..errors import unknown_name
 from ..matrix import EvaluationMatrix
-from . import avalanche, chaudhry, coom, cw, gem, headline, libero
+from . import avalanche, chaudhry, ckl, coom, cw, gem, headline, libero
 from .costs import Costs, retained_growth
 from .shots import FewShotCurve, few_shot, few_shot_area, few_shot_gain
 from .windows import Vector, Window, missing_cell
@@ -204,6 +204,7 @@ METRICS: dict[str, Metric] = _by_name(
 
 _CW, _GEM, _GEM_CODE = "arXiv:2105.10919", "arXiv:1706.08840", "facebookresearch/GradientEpisodicMemory metrics/metrics.py"
 _AVALANCHE, _CHAUDHRY, _LIBERO = "arXiv:2104.00405", "arXiv:1801.10112", "arXiv:2306.03310"
+_CKL = "arXiv:2110.03215"
 _COOM = "TTomilin/COOM results/common.py"
 
 FAMILIES: dict[str, Metric] = _by_name(
@@ -233,6 +234,7 @@ FAMILIES: dict[str, Metric] = _by_name(
         Metric("libero.fwt", "LIBERO FWT", "score", "higher", False, libero.fwt, _LIBERO),
         Metric("libero.nbt", "LIBERO NBT", "score", "lower", False, libero.nbt, _LIBERO),
         Metric("libero.auc", "LIBERO AUC", "score", "higher", False, libero.auc, _LIBERO),
+        Metric("ckl.fuar", "CKL FUAR", "ratio", "lower", False, ckl.fuar, _CKL),
         Metric("coom.performance", "COOM performance", "score", "higher", False, coom.performance, _COOM, ("runs",)),
         Metric("coom.forgetting", "COOM forgetting", "score", "lower", False, coom.forgetting, _COOM, ("runs",)),
         Metric("coom.forward_transfer", "COOM forward transfer", "share of headroom", "higher", True, coom.forward_transfer, _COOM, _CURVE),

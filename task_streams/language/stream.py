@@ -426,7 +426,7 @@ def needles_stream(
     name: str,
     version: int,
     budget: str,
-    tasks: Sequence[str] = ("passkey", "needle", "keys", "questions"),
+    tasks: Sequence[str] = ("passkey", "needle", "values"),
     held_out: Sequence[str] = (),
     fillers: Sequence[int] = (64,),
     probed: Sequence[int] = (),
