@@ -396,6 +396,11 @@ class Text(Experience):
     def joint(cls, parts: Sequence[Any], seed: int) -> Text:
         return Text(JointSource([part._source for part in parts]), seed)
 
+    def blurred(self, before: tuple[Text, int] | None, after: tuple[Text, int] | None, *, units: int, blur: float, seed: int) -> Text:
+        """The same for a phase of `units` examples that runs into those before and after, which hand out so many themselves."""
+        edges = [None if edge is None else Neighbour(edge[0]._source, edge[1]) for edge in (before, after)]
+        return Text(BlurredSource(self._source, *edges, units=units, blur=blur, seed=seed), seed)
+
 
 class JointSource:
     """Examples of several sources in turn: example i is example i // n of source i % n."""
@@ -415,5 +420,44 @@ class JointSource:
             rows = np.flatnonzero(index % len(self._sources) == number)
             if len(rows):
                 part, part_mask, lengths[rows] = source.examples(index[rows] // len(self._sources))
+                tokens[rows, : source.longest], mask[rows, : source.longest] = part, part_mask
+        return tokens, mask, lengths
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """What a phase shares its edge with: the examples of another phase, from the first that this one does not hand out itself."""
+
+    source: TextSource
+    first: int
+
+
+class BlurredSource:
+    """Examples of `own`, of which those near the edges of a phase of `units` are the more likely its neighbours' the nearer they are.
+
+    At an edge one in two is, half of `blur` (a share of the phase) away none; spec language.md 2.4, "boundary-free".
+    """
+
+    def __init__(self, own: TextSource, before: Neighbour | None, after: Neighbour | None, *, units: int, blur: float, seed: int) -> None:
+        self._own, self._edges = own, (before, after)
+        place = (np.arange(units) + 0.5) / units
+        drawn = seeding.generator(seed, "blur").random(units)
+        near = [np.clip(0.5 - distance / blur, 0.0, 0.5) for distance in (place, 1 - place)]
+        chosen = [drawn < near[0], drawn > 1 - near[1]]
+        self._which = np.where(chosen[0] & (before is not None), 1, np.where(chosen[1] & (after is not None), 2, 0))  # (units,)
+        everything = [own, *(edge.source for edge in self._edges if edge is not None)]
+        self.longest, self.pad = max(source.longest for source in everything), own.pad
+
+    def examples(self, index: Integer) -> tuple[Integer, Bool, Integer]:
+        """Tokens (n, longest), loss mask (n, longest) and lengths (n,)."""
+        index = np.asarray(index)
+        tokens = np.full((len(index), self.longest), self.pad, dtype=np.int64)
+        mask = np.zeros((len(index), self.longest), dtype=bool)
+        lengths = np.zeros(len(index), dtype=np.int64)
+        for number, edge in enumerate((None, *self._edges)):
+            rows = np.flatnonzero(self._which[index] == number)
+            if len(rows):
+                source, first = (self._own, 0) if edge is None else (edge.source, edge.first)
+                part, part_mask, lengths[rows] = source.examples(first + index[rows])
                 tokens[rows, : source.longest], mask[rows, : source.longest] = part, part_mask
         return tokens, mask, lengths

@@ -191,19 +191,33 @@ class Session:
             self.agent.begin_task(self._stream.info(moment.phase))
 
     def _open_experience(self, number: int) -> Experience:
-        """Fresh experience for a phase. Its seed names the task and the visit, so that a task alone gets the same as within the stream."""
+        """Fresh experience for a phase, running into its neighbours' where the stream blurs its boundaries."""
+        units, blur = self._stream.phases[number].units, self._stream.blur
+        experience = self._experience_of(number)
+        if blur:
+            edges = [
+                (cast(Text, self._experience_of(other)), self._stream.phases[other].units)
+                if 0 <= other < len(self._stream.phases)
+                else None
+                for other in (number - 1, number + 1)
+            ]
+            seed = seeding.integer(self._seed, "experience", "blur", number)
+            experience = cast(Text, experience).blurred(*edges, units=units, blur=blur, seed=seed)
+        experience.meter.planned = units
+        experience.meter.listeners.append(self._progress(number))
+        return experience
+
+    def _experience_of(self, number: int) -> Experience:
+        """What the tasks of a phase hand out. Seeds name task and visit, so that a task alone gets the same as within the stream."""
         phase = self._stream.phases[number]
         visits = [sum(column in earlier.columns for earlier in self._stream.phases[:number]) for column in phase.columns]
         parts = [
             self._stream.tasks[column].experience(seeding.integer(self._seed, "experience", self._stream.tasks[column].name, visit))
             for column, visit in zip(phase.columns, visits, strict=True)
         ]
-        experience = (
-            parts[0] if len(parts) == 1 else type(parts[0]).joint(parts, seeding.integer(self._seed, "experience", "joint", number))
-        )
-        experience.meter.planned = phase.units
-        experience.meter.listeners.append(self._progress(number))
-        return experience
+        if len(parts) == 1:
+            return parts[0]
+        return type(parts[0]).joint(parts, seeding.integer(self._seed, "experience", "joint", number))
 
     def _progress(self, number: int) -> Callable[[int, int], None]:
         """Writes one train record each time the phase crosses another share of its units, and listens for a request to stop."""

@@ -70,7 +70,8 @@ class TaskStream:
     """What an agent lives through. `family` groups the variants of one stream; `role` says what a variant is for.
 
     `tasks` are the columns of the evaluation matrix. `boundaries`: whether the agent is told where a phase begins and ends. `window`: rows
-    that end-of-phase scores average over. `options`: the resolved arguments of the builder, part of the identity.
+    that end-of-phase scores average over. `options`: the resolved arguments of the builder, part of the identity. `blur`: the share of a
+    phase of text over which it runs into the next, half of it before and half behind the boundary, of which nobody is told.
     """
 
     name: str
@@ -86,9 +87,12 @@ class TaskStream:
     kind: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     description: str = ""
+    blur: float = 0.0
 
     def __post_init__(self) -> None:
         where = f"stream '{self.name}'"
+        if not 0 <= self.blur <= 1 or (self.blur and (self.boundaries or any(task.info.experience != "text" for task in self.tasks))):
+            raise UserError(f"{where}: blur is a share of a phase, 0 to 1, of a stream of text without boundaries, got {self.blur}")
         if not self.tasks:
             raise UserError(f"{where}: expected at least one task, got none; name them in 'tasks'")
         names = [task.name for task in self.tasks]
@@ -141,6 +145,7 @@ class TaskStream:
             "options": dict(self.options),
             "protocol_version": PROTOCOL_VERSION,
             "boundaries": self.boundaries,
+            **({"blur": self.blur} if self.blur else {}),
             "window": self.window,
             "tasks": [_task_spec(task) for task in self.tasks],
             "phases": [{"columns": list(p.columns), "units": p.units, "points": p.points} for p in self.phases],
@@ -196,12 +201,15 @@ def plain(value: Any) -> Any:
     return value
 
 
-def variant(stream: TaskStream, *, joint: bool = False, only: int | None = None, validation: bool = False, repeats: int = 1) -> TaskStream:
+def variant(
+    stream: TaskStream, *, joint: bool = False, only: int | None = None, validation: bool = False, repeats: int = 1, blur: float = 0.0
+) -> TaskStream:
     """`stream` as it is, with all its tasks in one joint phase, or with the phase of task `only` alone (the single-task reference).
 
     `repeats`: how often the list of phases is lived through, with the same budgets, experience of its own each time and the same columns.
     A reference adapts to held-out tasks before training only, and of those of one stream the first alone: every reference of one seed
     would measure the same untrained agent. `validation`: the tasks of `stream` are scored for tuning, and it becomes a family of its own.
+    `blur`: phases run into each other, and no boundary is told; a joint phase and a reference have none.
     """
     if repeats < 1:
         raise UserError(f"stream '{stream.name}': repeats must be > 0, got {repeats}")
@@ -209,6 +217,8 @@ def variant(stream: TaskStream, *, joint: bool = False, only: int | None = None,
         last = len(stream.phases) * repeats - 1
         few = replace(stream.few_shot, after=(-1, last)) if stream.few_shot else None
         stream = replace(stream, name=f"{stream.name}-{repeats}-times", phases=stream.phases * repeats, few_shot=few)
+    if blur and not joint and only is None:
+        stream = replace(stream, name=f"{stream.name}-blurred", boundaries=False, blur=blur)
     if joint and only is not None:
         raise UserError(f"stream '{stream.name}': joint and only exclude each other; give one of them")
     if validation:

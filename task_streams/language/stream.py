@@ -29,6 +29,7 @@ def algorithmic_stream(
     held_out: Sequence[str] | None = None,
     identity: str = "cued",
     boundaries: bool = True,
+    blur: float = 0.0,
     joint: bool = False,
     only: int | None = None,
     validation: bool = False,
@@ -71,7 +72,7 @@ def algorithmic_stream(
         options={"identity": identity, "vocabulary": vocabulary().hash, "test_examples": TEST_EXAMPLES[budget]},
         description=f"{len(names)} algorithmic language tasks",
     )
-    return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats)
+    return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats, blur=blur)
 
 
 def distance_stream(
@@ -282,6 +283,7 @@ def composition_stream(
     points: int = 8,
     test_examples: int = 256,
     boundaries: bool = True,
+    blur: float = 0.0,
     joint: bool = False,
     only: int | None = None,
     validation: bool = False,
@@ -323,6 +325,7 @@ def composition_stream(
         only=only,
         validation=validation,
         repeats=repeats,
+        blur=blur,
     )
 
 
@@ -345,6 +348,7 @@ def world_stream(
     points: int = 5,
     test_examples: int = 256,
     boundaries: bool = True,
+    blur: float = 0.0,
     joint: bool = False,
     only: int | None = None,
     validation: bool = False,
@@ -418,7 +422,7 @@ def world_stream(
         },
         description=f"{len(names)} families of questions about people, places and objects",
     )
-    return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats)
+    return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats, blur=blur)
 
 
 def needles_stream(
@@ -435,6 +439,7 @@ def needles_stream(
     points: int = 4,
     test_examples: int = 256,
     boundaries: bool = True,
+    blur: float = 0.0,
     joint: bool = False,
     only: int | None = None,
     validation: bool = False,
@@ -486,7 +491,7 @@ def needles_stream(
         options={"identity": identity, "vocabulary": vocabulary().hash, "test_examples": test_examples},
         description=f"{len(names)} families of things hidden in texts of {min(amounts)} to {max(amounts)} other tokens",
     )
-    return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats)
+    return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats, blur=blur)
 
 
 def domains_stream(
@@ -502,6 +507,7 @@ def domains_stream(
     test_examples: int = 256,
     repeats: int = 1,
     boundaries: bool = True,
+    blur: float = 0.0,
     joint: bool = False,
     only: int | None = None,
     validation: bool = False,
@@ -535,7 +541,7 @@ def domains_stream(
         options={"length": length, "vocabulary": vocabulary().hash, "test_examples": test_examples},
         description=f"{len(names)} domains of generated text, predicted token by token",
     )
-    return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats)
+    return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats, blur=blur)
 
 
 def knowledge_stream(
@@ -601,6 +607,7 @@ def _without_cues(
     only: int | None,
     validation: bool,
     repeats: int = 1,
+    blur: float = 0.0,
     **fields: Any,
 ) -> TaskStream:
     """A stream whose tasks no op-code announces, one for each of the generators `made`, scored above `floor`; `fields` are TaskStream's."""
@@ -609,7 +616,7 @@ def _without_cues(
     tasks = _text_tasks(made, floor, test_examples, validation)
     fixed = {**options, "vocabulary": vocabulary().hash, "test_examples": test_examples}
     stream = TaskStream(name=name, tasks=tasks, options=fixed, **fields)
-    return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats)
+    return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats, blur=blur)
 
 
 def _few_shot(  # noqa: PLR0917

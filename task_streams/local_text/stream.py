@@ -61,6 +61,7 @@ def local_stream(
     epochs: int = 1,
     identity: str = "blind",
     boundaries: bool = True,
+    blur: float = 0.0,
     joint: bool = False,
     only: int | None = None,
     validation: bool = False,
@@ -139,7 +140,7 @@ def local_stream(
         },
         description=f"{len(columns)} tasks of real text in a folder",
     )
-    return variant(stream, joint=joint, only=only, validation=validation)
+    return variant(stream, joint=joint, only=only, validation=validation, blur=blur)
 
 
 def _say_what_is_cut(tasks: Sequence[LocalTask], longest: int) -> None:
