@@ -54,7 +54,7 @@ def _rows_once(read: Tensor, spoken: Tensor | None, tokenizer: Any | None) -> Ca
     """Rows for a stream's tokens, made from the model's own (V, D), which are let go with them.
 
     Where every token outside angle brackets is one of the model's own by name, its row; else the mean of the rows of the pieces of the
-    text, earlier ones weighing more, so that their order counts. What cannot be read (all, if nothing is known of the tokens) is drawn with
+    text, as it stands behind a blank, earlier ones weighing more, so that their order counts. What cannot be read (all, if nothing is known of the tokens) is drawn with
     the mean and deviation of the model's rows. A function and no object, so that copies of the networks do not copy it.
     """
     kept = [(read, spoken)]
@@ -77,10 +77,15 @@ def _pieces(tokenizer: Any, written: Sequence[str]) -> list[list[int]]:
     special = {"<bos>": tokenizer.bos_token_id, "<eos>": tokenizer.eos_token_id, "<pad>": tokenizer.pad_token_id}
     if all(_bracketed(name) or name in own for name in written):
         return [_known(own.get(name, special.get(name))) for name in written]
-    texts = [name if _bracketed(name) else f" {name}" for name in written]
-    found = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    plain, behind = (tokenizer([before + name for name in written], add_special_tokens=False)["input_ids"] for before in ("", " "))
     unknown = tokenizer.unk_token_id
-    return [_known(special.get(name)) or ([] if unknown in ids else [*ids]) for name, ids in zip(written, found, strict=True)]
+    found = []
+    for name, alone, spaced in zip(
+        written, plain, behind, strict=True
+    ):  # a word mostly stands behind a blank; some put one there themselves
+        ids = alone if _bracketed(name) or len(alone) < len(spaced) else spaced
+        found.append(_known(special.get(name)) or ([] if unknown in ids else [*ids]))
+    return found
 
 
 def _bracketed(name: str) -> bool:
