@@ -54,8 +54,9 @@ def _rows_once(read: Tensor, spoken: Tensor | None, tokenizer: Any | None) -> Ca
     """Rows for a stream's tokens, made from the model's own (V, D), which are let go with them.
 
     Where every token outside angle brackets is one of the model's own by name, its row; else the mean of the rows of the pieces of the
-    text, as it stands behind a blank, earlier ones weighing more, so that their order counts. What cannot be read (all, if nothing is known of the tokens) is drawn with
-    the mean and deviation of the model's rows. A function and no object, so that copies of the networks do not copy it.
+    text, as it stands behind a blank, earlier ones weighing more, so that their order counts. What cannot be read (all, if nothing is known
+    of the tokens) is drawn with the mean and deviation of the model's rows. A function and no object, so that copies of the networks do not
+    copy it.
     """
     kept = [(read, spoken)]
 
