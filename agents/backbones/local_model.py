@@ -81,9 +81,8 @@ def _pieces(tokenizer: Any, written: Sequence[str]) -> list[list[int]]:
     plain, behind = (tokenizer([before + name for name in written], add_special_tokens=False)["input_ids"] for before in ("", " "))
     unknown = tokenizer.unk_token_id
     found = []
-    for name, alone, spaced in zip(
-        written, plain, behind, strict=True
-    ):  # a word mostly stands behind a blank; some put one there themselves
+    for name, alone, spaced in zip(written, plain, behind, strict=True):
+        # a word mostly stands behind a blank, which some tokenizers add themselves
         ids = alone if _bracketed(name) or len(alone) < len(spaced) else spaced
         found.append(_known(special.get(name)) or ([] if unknown in ids else [*ids]))
     return found
