@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -98,10 +98,19 @@ class Claim:
 
     @cached_property
     def requests(self) -> dict[str, list[Request]]:
-        """By arm the runs that belong to it."""
+        """By arm the runs that belong to it. What differs in nothing but the seed is resolved once."""
         from .configuration import resolve
 
-        return {arm: [resolve(words).request for words in commands] for arm, commands in self.experiment.arms.items()}
+        known: dict[tuple[str, ...], Request] = {}
+
+        def made(words: Sequence[str]) -> Request:
+            rest = tuple(word for word in words if not word.startswith("seed="))
+            (seed,) = (int(word.removeprefix("seed=")) for word in words if word.startswith("seed="))
+            if rest not in known:
+                known[rest] = resolve(words).request
+            return replace(known[rest], seed=seed)
+
+        return {arm: [made(words) for words in commands] for arm, commands in self.experiment.arms.items()}
 
     def asks_for(self, manifest: Mapping[str, Any]) -> bool:
         """Whether any arm has this run."""

@@ -74,7 +74,8 @@ def test_every_stream_is_built_under_every_budget_it_names(name, tmp_path):
 
 @pytest.mark.parametrize("name", [n for n in catalogue.files("experiment")])
 def test_every_experiment_resolves(name):
-    for words in load(name).commands:
+    """Of commands that differ in nothing but the seed one."""
+    for words in {tuple(word for word in words if not word.startswith("seed=")): words for words in load(name).commands}.values():
         configuration.resolve(words)
 
 

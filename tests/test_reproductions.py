@@ -136,10 +136,10 @@ def test_the_claims_of_clbench_can_be_judged():
     for claim in found:
         assert claim.bars
         assert all(claim.text(key) for key in reproductions.KEYS if key != "bars")
-        columns = {
-            arm: {task.name for words in commands for task in resolve(words).request.stream.tasks}
-            for arm, commands in claim.experiment.arms.items()
-        }
+        columns = {arm: {task.name for request in requests for task in request.stream.tasks} for arm, requests in claim.requests.items()}
+        commands = [words for arm in claim.experiment.arms.values() for words in arm]
+        requests = [request for arm in claim.requests.values() for request in arm]
+        assert len(commands) == len(requests) and requests[-1].run_key == resolve(commands[-1]).request.run_key
         assert all(task in columns[bar.arm] for bar in claim.bars for task in bar.task.split("+"))
 
 

@@ -46,7 +46,7 @@ CAST = 2  # people of a document
 SLOTS, SUCCESSORS = 32, np.array([0.4, 0.3, 0.2, 0.1])
 _LOGITS_AT_ONCE = 1 << 25
 _FLOOR_SEED = 2**31  # no evaluation seed of a stream
-_FLOOR_DOCUMENTS = 512
+_FLOOR_TOKENS = 1 << 16
 NAMES = ("base", "words", "grammar", "unrelated", "mixture", "drift")
 
 
@@ -249,8 +249,8 @@ class DomainTask:
 
     def floors(self) -> dict[str, float]:
         """By name the raw score of what knows single tokens, the last 32 tokens and the process, and all of both."""
-        train = self._domain.documents("train", _FLOOR_SEED, np.arange(_FLOOR_DOCUMENTS), self._length)
-        test = self._domain.documents("test", _FLOOR_SEED, np.arange(_FLOOR_DOCUMENTS), self._length)
+        index = np.arange(max(32, _FLOOR_TOKENS // self._length))
+        train, test = (self._domain.documents(split, _FLOOR_SEED, index, self._length) for split in ("train", "test"))
         seen = np.bincount(train.ravel(), minlength=vocabulary().size) + 1.0
         logs = {
             "uniform": np.full(test.shape, -math.log(vocabulary().size)),

@@ -31,6 +31,7 @@ from .world import FILLER, OBJECTS, PEOPLE, SENTENCE, STOP, compiled, filled
 DIGITS = 5  # of a passkey
 VALUE = 2  # symbols of a value
 NEEDLES = 4
+_FLOOR_TOKENS = 1 << 18
 HOPS = 4  # variables of a chain behind the first
 _KEY = compiled(("the key is {0} {1} {2} {3} {4} .",))
 _KEY_ASKED = compiled(("what is the key ?",))
@@ -186,6 +187,6 @@ def generators(families: Sequence[str], fillers: Sequence[int]) -> list[Needles]
 
 @cache
 def floor(generator: Needles) -> float:
-    """The level of the best shortcut on fixed examples; without filler, among which the same is said."""
+    """The level of the best shortcut on fixed examples; without filler, among which the same is said. Of long haystacks on fewer."""
     shown = generator if generator.family == "haystack" else Needles(generator.family, 0)
-    return best_shortcut(shown, 2048)
+    return best_shortcut(shown, min(2048, max(64, _FLOOR_TOKENS // shown.longest_pair)))

@@ -21,7 +21,7 @@ def test_every_stretch_that_is_scored_is_a_question(tmp_path):
     files = export(stream, tmp_path)
     task = stream.tasks[0]
     assert task.name == "recall" and len(files) == 2 * 6 + 1
-    tokens, mask, _ = task._test_set(stream.seed("evaluation", task))
+    tokens, mask, *_ = task._test_set(stream.seed("evaluation", task))
     found = lines(tmp_path / "clbench_alg_1_recall.jsonl")
     assert len(found) == 4 * 256  # four keys are asked for in each
     from clbench.task_streams.language.vocabulary import vocabulary
