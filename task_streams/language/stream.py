@@ -430,7 +430,7 @@ def needles_stream(
     name: str,
     version: int,
     budget: str,
-    tasks: Sequence[str] = ("passkey", "needle", "values"),
+    tasks: Sequence[str] = ("passkey", "needle"),
     held_out: Sequence[str] = (),
     fillers: Sequence[int] = (64,),
     probed: Sequence[int] = (),
