@@ -23,6 +23,7 @@ from clbench.errors import UserError
 from ..learners.language_modelling import TokenModel
 from .kept_states import KeptStates, LookingUp
 
+_EPSILON = 1e-3  # of the kernel, as in the paper's code of this family (Pritzel et al. 2017, arXiv:1703.01988, equation 5)
 _NUMBERS_AT_ONCE = 1 << 23  # coefficients, 32 MiB
 
 
@@ -103,6 +104,3 @@ class Adapting(LookingUp):
             moved = (1 - self.rate * self.decay) * moved + self.rate * weight * error
         near_by = states @ hidden[:, :, None] + bias  # (m, K, 1)
         return own - (near_by * moved).sum(1)
-
-
-_EPSILON = 1e-3  # of the kernel, as in the paper's code of this family (Pritzel et al. 2017, arXiv:1703.01988, equation 5)

@@ -31,7 +31,7 @@ from clbench.interfaces import Episodes, Predictor
 
 from .export import Sheet
 from .generation import Bool, Draws, Float, Integer, key
-from .task import task_info
+from .task import bits, task_info
 from .vocabulary import BOS, PAD, SYMBOLS, vocabulary
 from .world import PEOPLE, named
 
@@ -243,8 +243,8 @@ class DomainTask:
         """
         tokens, facts = self._test_set(seed)
         lanes = max(1, _LOGITS_AT_ONCE // (tokens.shape[1] * self.info.output_size))
-        bits = np.concatenate([_bits(policy, tokens[at : at + lanes]) for at in range(0, len(tokens), lanes)])  # (n, T)
-        own = _by_kind(tokens[:, 1:], bits, "")
+        needed = np.concatenate([bits(policy, tokens[at : at + lanes]) for at in range(0, len(tokens), lanes)])  # (n, T)
+        own = _by_kind(tokens[:, 1:], needed, "")
         return Episodes(1 - own["bits"] / _MOST_BITS, {**own, **facts})
 
     def floors(self) -> dict[str, float]:
@@ -275,8 +275,7 @@ class DomainTask:
             tokens, _, _ = Documents(self._domain, "test", seed, self._length).examples(np.arange(self._test_examples))
             facts: dict[str, Float] = {}
             for name, window in (("_oracle", 0), ("_window", WINDOW)):
-                bits = -self._domain.log_chances(tokens[:, 1:], window) / math.log(2)
-                facts |= _by_kind(tokens[:, 1:], bits, name)
+                facts |= _by_kind(tokens[:, 1:], -self._domain.log_chances(tokens[:, 1:], window) / math.log(2), name)
             self._test = (seed, tokens, facts)
         return self._test[1:]
 
@@ -284,23 +283,14 @@ class DomainTask:
 _MOST_BITS = 9.0  # of 512 tokens taken alike
 
 
-def _bits(policy: Predictor, tokens: Integer) -> Float:
-    """Bits (n, T) that a predictor needs for all tokens (n, T + 1) but the first."""
-    logits, _ = policy.logits(tokens[:, :-1].copy(), policy.initial_state(len(tokens)))
-    logits = np.asarray(logits, dtype=np.float64)
-    highest = logits.max(axis=2, keepdims=True)
-    norm = np.log(np.exp(logits - highest).sum(axis=2)) + highest[:, :, 0]
-    return (norm - np.take_along_axis(logits, tokens[:, 1:, None], axis=2)[:, :, 0]) / math.log(2)
-
-
-def _by_kind(tokens: Integer, bits: Float, of: str) -> dict[str, Float]:
-    """Means (n,) over all of tokens (n, T), over names and over the symbols that close a pair."""
-    found = {f"bits{of}": bits.mean(axis=1)}
+def _by_kind(tokens: Integer, needed: Float, of: str) -> dict[str, Float]:
+    """Means (n,) of the bits `needed` (n, T) over all of tokens (n, T), over names and over the symbols that close a pair."""
+    found = {f"bits{of}": needed.mean(axis=1)}
     behind = np.concatenate([np.full((len(tokens), 1), PAD), tokens[:, :-1]], axis=1)
     for kind, mark in (("names", WHO), ("pairs", CLOSE)):
         among = behind == mark
         count = among.sum(axis=1)
-        found[f"bits_{kind}{of}"] = np.where(count, (bits * among).sum(axis=1) / np.maximum(count, 1), np.nan)
+        found[f"bits_{kind}{of}"] = np.where(count, (needed * among).sum(axis=1) / np.maximum(count, 1), np.nan)
     return found
 
 

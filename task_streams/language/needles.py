@@ -15,7 +15,7 @@ Spec: language.md 5.7 and 5.8. Shape letters: R examples, n needles, K tokens of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -178,11 +178,6 @@ def generator(family: str, filler: int) -> Needles:
     if filler < 0 or made.count > len(OBJECTS) * len(PEOPLE):
         raise UserError(f"needles: {family} takes 0 to {_SAID.shape[1] * len(OBJECTS) * len(PEOPLE)} tokens of filler, got {filler}")
     return made
-
-
-def generators(families: Sequence[str], fillers: Sequence[int]) -> list[Needles]:
-    """Each family among each number of filler tokens, in order."""
-    return [generator(family, filler) for family in families for filler in fillers]
 
 
 @cache

@@ -394,12 +394,8 @@ def world_stream(
             scored_on="validation" if validation else "test",
         )
 
-    columns = tuple(made(family, filler) for family in names for filler in amounts)
-    adapted = tuple(made(family, fillers[0]) for family in others)
-    phases = tuple(
-        Phase(tuple(number * len(amounts) + each for each in range(len(fillers))), table[family], points)
-        for number, family in enumerate(names)
-    )
+    columns, adapted = _among_fillers(made, names, others, amounts)
+    phases = _mixing_fillers(fillers, amounts, [table[family] for family in names], points)
     stream = TaskStream(
         name=name if identity == "cued" else f"{name}-{identity}",
         version=version,
@@ -463,27 +459,26 @@ def needles_stream(
             f"got {names}, {list(fillers)}, {units} and {test_examples}"
         )
 
-    def made(generator: needles.Needles) -> TextTask:
+    def made(family: str, filler: int) -> TextTask:
+        generator = needles.generator(family, filler)
         return announced(
             generator,
-            needles.FAMILIES[generator.family],
+            needles.FAMILIES[family],
             needles.floor(generator),
             identity=identity,
-            place=[*names, *others].index(generator.family),
+            place=[*names, *others].index(family),
             tasks=len(names) + len(others),
             test_examples=test_examples,
             scored_on="validation" if validation else "test",
         )
 
-    columns = tuple(made(each) for each in needles.generators(names, amounts))
-    adapted = tuple(made(each) for each in needles.generators(others, fillers[:1]))
-    trained = [tuple(number * len(amounts) + each for each in range(len(fillers))) for number in range(len(names))]
+    columns, adapted = _among_fillers(made, names, others, amounts)
     stream = TaskStream(
         name=name if identity == "cued" else f"{name}-{identity}",
         version=version,
         budget=budget,
         tasks=columns,
-        phases=tuple(Phase(own, units, points) for own in trained),
+        phases=_mixing_fillers(fillers, amounts, [units] * len(names), points),
         few_shot=_few_shot(adapted, shots, draws, adaptation_units, len(names), reading),
         boundaries=boundaries,
         window=window,
@@ -617,6 +612,19 @@ def _without_cues(
     fixed = {**options, "vocabulary": vocabulary().hash, "test_examples": test_examples}
     stream = TaskStream(name=name, tasks=tasks, options=fixed, **fields)
     return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats, blur=blur)
+
+
+def _among_fillers(
+    made: Callable[[str, int], TextTask], names: Sequence[str], others: Sequence[str], amounts: Sequence[int]
+) -> tuple[tuple[TextTask, ...], tuple[TextTask, ...]]:
+    """Each of `names` among each amount of filler, in order, and each of `others` among the first."""
+    return tuple(made(family, filler) for family in names for filler in amounts), tuple(made(family, amounts[0]) for family in others)
+
+
+def _mixing_fillers(fillers: Sequence[int], amounts: Sequence[int], units: Sequence[int], points: int) -> tuple[Phase, ...]:
+    """A phase for each family, which trains the first of its columns, those of `fillers`, in equal parts."""
+    firsts = [number * len(amounts) for number in range(len(units))]
+    return tuple(Phase(tuple(range(first, first + len(fillers))), count, points) for first, count in zip(firsts, units, strict=True))
 
 
 def _few_shot(  # noqa: PLR0917

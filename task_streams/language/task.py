@@ -253,6 +253,15 @@ def commonest(context: Integer, draft: Draft, asked: Integer) -> Integer:
     return np.where(known[at] == asked, best[at], overall)
 
 
+def bits(policy: Predictor, tokens: Integer) -> Float:
+    """Bits (B, T - 1) that `policy` needs for all of tokens (B, T) but the first, each behind all before it."""
+    logits, _ = policy.logits(tokens[:, :-1].copy(), policy.initial_state(len(tokens)))
+    logits = np.asarray(logits).astype(np.float64)
+    highest = logits.max(axis=2, keepdims=True)
+    norm = np.log(np.exp(logits - highest).sum(axis=2)) + highest[:, :, 0]
+    return (norm - np.take_along_axis(logits, tokens[:, 1:, None], axis=2)[:, :, 0]) / np.log(2)
+
+
 def free_running_exact(policy: Predictor, tokens: Integer, mask: Bool, forced: Bool, lanes: int) -> Float:
     """1 for each text (B, T) whose masked tokens the free run of `policy` writes as they are, `lanes` texts at a time.
 

@@ -22,7 +22,7 @@ from clbench.experience import Text
 from clbench.interfaces import Episodes, Predictor, TaskInfo
 
 from ..language.export import Sheet
-from ..language.task import free_running_exact, generated
+from ..language.task import bits, free_running_exact, generated
 from .corpus import Dataset, Row
 from .encoding import ANS, BOS, EOS, FIRST, MOST_CODES, PAD, SEP, Encoding, codes, words
 from .measures import MEASURES
@@ -56,6 +56,12 @@ class Written:
     def content(self) -> bytes:
         """All of it that is handed out."""
         return self._ids.tobytes() + self.lengths.tobytes() + self.scored.tobytes()
+
+    @property
+    def asked(self) -> Integer:
+        """The ids that are to be predicted, end to end."""
+        place = np.arange(len(self._ids)) - np.repeat(self._first, self.lengths)
+        return self._ids[place >= np.repeat(self.lengths - self.scored, self.lengths)]
 
     def rows(self, rows: Integer, width: int) -> tuple[Integer, Bool]:
         """Tokens and loss mask (n, width) of the examples `rows` (n,)."""
@@ -423,22 +429,15 @@ class DocumentTask(LocalTask):
 
     def _floors(self) -> dict[str, float]:
         """Bytes or pieces alike, and by how often each occurs in training, one counted for each that never did."""
-        seen, asked = self._counted(self.train_rows) + 1, self._counted(self.test_rows)
+        kinds = self._encoding.size - FIRST
+        seen, asked = (np.bincount(written.asked - FIRST, minlength=kinds) for written in (self.train, self.test))
         size = sum(len(_bytes_of(row.prompt, self._encoding)) for row in self.test_rows)
-        bits = -float((asked * np.log2(seen / seen.sum())).sum() / size)
-        return {"uniform": 1 - math.log2(len(seen)) * int(asked.sum()) / size / 8, "unigram": 1 - bits / 8}
-
-    def _counted(self, rows: Sequence[Row]) -> Integer:
-        """How often each byte or piece stands in documents."""
-        return np.bincount([number - FIRST for row in rows for number in self._ids(row)], minlength=self._encoding.size - FIRST)
+        level = -float((asked * np.log2((seen + 1) / (seen + 1).sum())).sum() / size)
+        return {"uniform": 1 - math.log2(kinds) * int(asked.sum()) / size / 8, "unigram": 1 - level / 8}
 
     def _scores(self, policy: Predictor, rows: Integer, tokens: Integer, mask: Bool) -> tuple[Float, dict[str, Float]]:
-        own = self._teacher_forced(policy, tokens).astype(np.float64)
-        highest = own.max(axis=2, keepdims=True)
-        norm = np.log(np.exp(own - highest).sum(axis=2)) + highest[:, :, 0]
-        found = np.take_along_axis(own, tokens[:, 1:, None], axis=2)[:, :, 0] - norm
-        bits = -(found * mask[:, 1:]).sum(axis=1) / self._bytes[rows] / math.log(2)
-        return 1 - bits / 8, {"bits_per_byte": bits}
+        needed = (bits(policy, tokens) * mask[:, 1:]).sum(axis=1) / self._bytes[rows]
+        return 1 - needed / 8, {"bits_per_byte": needed}
 
 
 def _bytes_of(prompt: str, encoding: Encoding) -> bytes:
