@@ -58,11 +58,12 @@ class ActorCritic(Learner):
         entropy: float = 0.01,
         value: float = 0.5,
         anneal: int = 0,
+        anneal_from: int = 0,
         scope: str = "episode",
         evaluated_clear: bool = False,
     ) -> None:
         settings = OptimizerSettings(
-            learning_rate, weight_decay=weight_decay, warmup=warmup, gradient_clip=gradient_clip, reset=reset_optimizer, anneal=anneal
+            learning_rate, (0.9, 0.999), weight_decay, warmup, gradient_clip, reset_optimizer, anneal, anneal_from
         )
         super().__init__(seed, device, settings, scope)
         if window < 1 or min(entropy, value) < 0:

@@ -58,6 +58,7 @@ class BehaviourCloning(BatchLearner):
         gradient_clip: float = 0.0,
         warmup: int = 100,
         anneal: int = 0,
+        anneal_from: int = 0,
         reset_optimizer: bool = True,
         input_scale: float = 1.0,
         state_dependent_std: bool = False,
@@ -66,7 +67,9 @@ class BehaviourCloning(BatchLearner):
         max_log_std: float = 2.0,
         scope: str = "episode",
     ) -> None:
-        settings = OptimizerSettings(learning_rate, warmup=warmup, gradient_clip=gradient_clip, reset=reset_optimizer, anneal=anneal)
+        settings = OptimizerSettings(
+            learning_rate, warmup=warmup, gradient_clip=gradient_clip, reset=reset_optimizer, anneal=anneal, anneal_from=anneal_from
+        )
         super().__init__(seed, device, settings, scope)
         if min(batch_size, lanes, window) < 1:
             raise UserError(f"behaviour-cloning: batch_size, lanes and window must be at least 1, got {batch_size}, {lanes}, {window}")

@@ -59,6 +59,7 @@ class LanguageModelling(BatchLearner):
         weight_decay: float = 0.01,
         warmup: int = 400,
         anneal: int = 0,
+        anneal_from: int = 0,
         gradient_clip: float = 0.25,
         reset_optimizer: bool = True,
         contexts: int = 1,
@@ -67,7 +68,7 @@ class LanguageModelling(BatchLearner):
         scope: str = "episode",
     ) -> None:
         first, second = betas
-        settings = OptimizerSettings(learning_rate, (first, second), weight_decay, warmup, gradient_clip, reset_optimizer, anneal)
+        settings = OptimizerSettings(learning_rate, (first, second), weight_decay, warmup, gradient_clip, reset_optimizer, anneal, anneal_from)
         super().__init__(seed, device, settings, scope)
         if batch_size < 1 or window < 0:
             raise UserError(f"language-modelling: batch_size must be at least 1 and window at least 0, got {batch_size} and {window}")

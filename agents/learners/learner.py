@@ -44,7 +44,8 @@ class Hooks(Protocol):
 class OptimizerSettings:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with a linear warm-up of `warmup` updates; `gradient_clip` 0 = no clipping.
 
-    `anneal` > 0: the learning rate falls linearly, to a tenth at update `anneal` since the optimiser began, and stays there.
+    `anneal` > 0: the learning rate falls linearly from update `anneal_from` on, to a tenth at update `anneal`, and stays there; updates
+    are counted since the optimiser began. A constant rate that falls at the end is Hägele et al. 2024, arXiv:2405.18392, section 2.
     """
 
     learning_rate: float
@@ -54,21 +55,29 @@ class OptimizerSettings:
     gradient_clip: float = 0.0
     reset: bool = True  # at the beginning of a task
     anneal: int = 0
+    anneal_from: int = 0
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
             raise UserError(f"learner: learning_rate must be > 0, got {self.learning_rate}")
-        if min(self.warmup, self.gradient_clip, self.weight_decay, self.anneal) < 0:
+        if min(self.warmup, self.gradient_clip, self.weight_decay, self.anneal, self.anneal_from) < 0:
             raise UserError(
-                "learner: warmup, gradient_clip, weight_decay and anneal must be >= 0, "
-                f"got {self.warmup}, {self.gradient_clip}, {self.weight_decay}, {self.anneal}"
+                "learner: warmup, gradient_clip, weight_decay, anneal and anneal_from must be >= 0, "
+                f"got {self.warmup}, {self.gradient_clip}, {self.weight_decay}, {self.anneal}, {self.anneal_from}"
+            )
+        if self.anneal_from and self.anneal_from >= self.anneal:
+            raise UserError(
+                f"learner: anneal_from={self.anneal_from} must lie before anneal={self.anneal}, the update at which the rate has fallen"
             )
 
     def rate(self, update: int) -> float | None:
         """The learning rate of an update, counted from 0 since the optimiser began; None: as it is."""
         if update < self.warmup:
             return self.learning_rate * (update + 1) / self.warmup
-        return self.learning_rate * (1 - 0.9 * min(1.0, update / self.anneal)) if self.anneal else None
+        if not self.anneal:
+            return None
+        fallen = (update - self.anneal_from) / (self.anneal - self.anneal_from)
+        return self.learning_rate * (1 - 0.9 * min(1.0, max(0.0, fallen)))
 
     def build(self, networks: nn.Module) -> torch.optim.Optimizer:
         """A fresh optimiser over the trainable parameters."""

@@ -61,6 +61,7 @@ class RecurrentSoftActorCritic(Learner):
         gradient_clip: float = 0.0,
         warmup: int = 0,
         anneal: int = 0,
+        anneal_from: int = 0,
         reset_optimizer: bool = True,
         reset_buffer: bool = True,
         input_scale: float = 1.0,
@@ -75,7 +76,9 @@ class RecurrentSoftActorCritic(Learner):
         update_every: int = 64,
         updates: int = 8,
     ) -> None:
-        settings = OptimizerSettings(learning_rate, warmup=warmup, gradient_clip=gradient_clip, reset=reset_optimizer, anneal=anneal)
+        settings = OptimizerSettings(
+            learning_rate, warmup=warmup, gradient_clip=gradient_clip, reset=reset_optimizer, anneal=anneal, anneal_from=anneal_from
+        )
         super().__init__(seed, device, settings)
         if min(lanes, window, capacity, update_every, n_step) < 1 or min(start_steps, update_after, updates) < 0 or burn_in < -1:
             raise UserError(

@@ -70,6 +70,7 @@ class SoftActorCritic(ItemLearner):
         gradient_clip: float = 0.0,
         warmup: int = 0,
         anneal: int = 0,
+        anneal_from: int = 0,
         reset_optimizer: bool = True,
         reset_buffer: bool = True,
         discount: float = 0.99,
@@ -86,7 +87,9 @@ class SoftActorCritic(ItemLearner):
         updates: int = 16,
         acts: str = "mean",
     ) -> None:
-        settings = OptimizerSettings(learning_rate, warmup=warmup, gradient_clip=gradient_clip, reset=reset_optimizer, anneal=anneal)
+        settings = OptimizerSettings(
+            learning_rate, warmup=warmup, gradient_clip=gradient_clip, reset=reset_optimizer, anneal=anneal, anneal_from=anneal_from
+        )
         super().__init__(seed, device, settings)
         if min(batch_size, capacity, update_every, n_step) < 1 or min(start_steps, update_after, updates) < 0:
             raise UserError(

@@ -349,6 +349,23 @@ def test_the_rate_falls_to_a_tenth_and_begins_anew_with_a_task(world_of, kind, u
         agent.begin_task(world.task(0))
 
 
+def test_the_rate_stands_before_it_falls(world_of):
+    world = world_of("cloning steps")
+    agent, found = world.agent(learning_rate=0.4, warmup=1, anneal_from=2, anneal=4, reset_optimizer=False), []
+    for update in range(6):
+        if update == 3:  # an optimiser that goes on counts on, over tasks
+            agent.begin_task(world.task(0))
+        agent.learn(world.experience(0, 32))
+        found.append(agent._learner.optimizer.param_groups[0]["lr"])
+    assert found == pytest.approx([0.4, 0.4, 0.4, 0.22, 0.04, 0.04])
+
+
+@pytest.mark.parametrize("options", [{"anneal_from": 4, "anneal": 4}, {"anneal_from": 4}, {"anneal_from": -1}])
+def test_a_rate_that_never_falls_is_refused(world_of, options):
+    with pytest.raises(UserError, match="anneal_from"):
+        world_of("cloning steps").agent(**options)
+
+
 def test_the_gradient_is_clipped(world_of):
     world = world_of("cloning steps")
     agent = world.agent(gradient_clip=1e-3)
