@@ -65,15 +65,21 @@ def scoped(backbone: Backbone, scope: str, *, carried: bool, otherwise: str = ""
     """
     if scope not in SCOPES:
         raise unknown_name("scope", scope, SCOPES, "agents/backbones/scope.py")
-    kind = "a perceptron" if backbone.spec.kind == "none" else backbone.spec.kind
     if scope in LASTING and not backbone.initial_state(1):
-        raise UserError(f"scope={scope} needs a backbone with a memory, and {kind} has none; leave scope at episode")
+        raise UserError(f"scope={scope} needs a backbone with a memory, and {_named(backbone)} has none; leave scope at episode")
     if scope not in LASTING and backbone.shared:
-        raise UserError(f"{kind}: shared=true keeps one memory for all episodes; expected scope=task or never, got scope={scope}")
+        raise UserError(f"{_named(backbone)}: shared=true keeps one memory for all episodes; expected scope=task or never, got scope={scope}")
     if scope in LASTING and not carried:
         raise UserError(f"scope={scope} carries memory from one example to the next; {otherwise}")
-    if scope != "segment":
-        return backbone
+    return forgetting(backbone, "scope=segment") if scope == "segment" else backbone
+
+
+def forgetting(backbone: Backbone, option: str) -> ForgetsSegments:
+    """`backbone` with a memory that begins anew with each segment; refused where it has no segments, naming the `option` that asks."""
     if "seg_pos" not in backbone.initial_state(1):
-        raise UserError(f"scope=segment needs a backbone that reads in segments, and {kind} reads without; leave scope at episode")
+        raise UserError(f"{option} needs a backbone that reads in segments, and {_named(backbone)} reads without; leave it out")
     return ForgetsSegments(backbone)
+
+
+def _named(backbone: Backbone) -> str:
+    return "a perceptron" if backbone.spec.kind == "none" else backbone.spec.kind

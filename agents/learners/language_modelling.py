@@ -24,7 +24,7 @@ from clbench.interfaces import TaskInfo
 
 from ..backbones import state as states
 from ..backbones.backbone import Backbone, Output, TokenRows
-from ..backbones.scope import scoped
+from ..backbones.scope import forgetting, scoped
 from ..backbones.state import State
 from .batch import Batch, whole_items
 from .batch_learner import BatchLearner, Judged
@@ -43,6 +43,7 @@ class LanguageModelling(BatchLearner):
     `contexts` d > 1: in training each example reads the memories of d examples of its batch as if they were one, its own and those of the
     next d - 1 (crossbatch, Tworkowski et al. 2023, section 3.2); from the optimiser's update `contexts_from` on, as they begin with few.
     `scope`: how long the memory lasts, see `backbones.scope`; task and never need a window.
+    `evaluated_reset`: the ablation of a memory that was learned with; a policy's begins anew with each segment, the learner's does not.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class LanguageModelling(BatchLearner):
         contexts_from: int = 0,
         tied: bool = True,
         scope: str = "episode",
+        evaluated_reset: bool = False,
     ) -> None:
         first, second = betas
         settings = OptimizerSettings(learning_rate, (first, second), weight_decay, warmup, gradient_clip, reset_optimizer, anneal, anneal_from)
@@ -88,6 +90,9 @@ class LanguageModelling(BatchLearner):
             raise UserError(
                 f"language-modelling: contexts={contexts} needs a backbone that reads the memories of other rows: memorizing-transformer"
             )
+        self.evaluated_reset = evaluated_reset
+        if evaluated_reset:
+            forgetting(networks.backbone, "evaluated_reset=true")  # refused where there is nothing to forget
         self.install(networks)
         self._last = np.zeros(0, dtype=np.int32)  # (B,), the token before the next window of each lane
 
@@ -152,6 +157,9 @@ class LanguageModelling(BatchLearner):
         return self.networks(self.tensor(item.inputs), self._fresh_memory(item), None, self._scored(item), write=False).logits
 
     def snapshot(self, networks: nn.Module) -> TokenPredictor:
+        if self.evaluated_reset:
+            for model in [module for module in networks.modules() if isinstance(module, TokenModel)]:  # a method may have put it in another
+                model.backbone = forgetting(model.backbone, "evaluated_reset=true")
         return TokenPredictor(networks, self.vocabulary, self.device, self.lasting_memory)
 
     def state_dict(self) -> dict[str, Any]:

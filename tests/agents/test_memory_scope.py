@@ -136,6 +136,34 @@ def test_scope_segment_learns_without_what_earlier_segments_left(windowed):
     assert one.shape == other.shape and not np.array_equal(one, other)
 
 
+def test_a_policy_asked_without_memory_reads_each_segment_as_the_first_and_learning_does_not_change(world_of):
+    world = world_of("windows of text")
+    plain, ablated = (world.live(world.agent(evaluated_reset=ablated), [6 * world.slice]) for ablated in (False, True))
+    assert world.same(plain, ablated)
+    reader, tokens = _networks(plain), world.experience(0, 8).windows(8, 9)[0]
+    read = torch.from_numpy(np.concatenate([np.full((8, 1), world.task(0).input_size), tokens], axis=1))
+    with torch.no_grad():
+        segments = [reader(read[:, at : at + 4], reader.initial_state(8)).logits for at in range(0, 10, 4)]
+    asked = ablated.policy(world.task(0)).logits(tokens, None)[0]
+    np.testing.assert_allclose(asked, torch.cat(segments, dim=1)[:, 1:].numpy(), atol=1e-6)
+    assert not np.allclose(asked, plain.policy(world.task(0)).logits(tokens, None)[0], atol=1e-3)
+
+
+def test_a_method_that_looks_on_is_asked_without_memory_too(world_of):
+    world, methods = world_of("whole examples"), {"knn": {"kind": "knn", "neighbours": 4}}
+    cached = {"kind": "transformer-xl", "segment_length": 4, "memory_length": 4, "width": 16, "layers": 1, "heads": 2}
+    agents = (world.agent(methods, backbone=cached, evaluated_reset=ablated) for ablated in (False, True))
+    plain, ablated = (world.live(agent, [6 * world.slice]) for agent in agents)
+    tokens = world.experience(0, 8).windows(8, 9)[0]
+    one, other = (agent.policy(world.task(0)).logits(tokens, None)[0] for agent in (plain, ablated))
+    assert np.isfinite(other).all() and not np.allclose(one, other, atol=1e-3)
+
+
+def test_a_memory_without_segments_cannot_be_left_out(world_of):
+    with pytest.raises(UserError, match="evaluated_reset=true needs a backbone that reads in segments, and transformer reads without"):
+        world_of("whole examples").agent(evaluated_reset=True)
+
+
 # -- weights that no longer learn ----------------------------------------------------------------------------------------
 
 
