@@ -68,7 +68,8 @@ def scoped(backbone: Backbone, scope: str, *, carried: bool, otherwise: str = ""
     if scope in LASTING and not backbone.initial_state(1):
         raise UserError(f"scope={scope} needs a backbone with a memory, and {_named(backbone)} has none; leave scope at episode")
     if scope not in LASTING and backbone.shared:
-        raise UserError(f"{_named(backbone)}: shared=true keeps one memory for all episodes; expected scope=task or never, got scope={scope}")
+        kind = _named(backbone)
+        raise UserError(f"{kind}: shared=true keeps one memory for all episodes; expected scope=task or never, got scope={scope}")
     if scope in LASTING and not carried:
         raise UserError(f"scope={scope} carries memory from one example to the next; {otherwise}")
     return forgetting(backbone, "scope=segment") if scope == "segment" else backbone

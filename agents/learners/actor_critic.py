@@ -62,9 +62,7 @@ class ActorCritic(Learner):
         scope: str = "episode",
         evaluated_clear: bool = False,
     ) -> None:
-        settings = OptimizerSettings(
-            learning_rate, (0.9, 0.999), weight_decay, warmup, gradient_clip, reset_optimizer, anneal, anneal_from
-        )
+        settings = OptimizerSettings(learning_rate, (0.9, 0.999), weight_decay, warmup, gradient_clip, reset_optimizer, anneal, anneal_from)
         super().__init__(seed, device, settings, scope)
         if window < 1 or min(entropy, value) < 0:
             raise UserError(f"actor-critic: window must be at least 1, entropy and value at least 0, got {window}, {entropy}, {value}")

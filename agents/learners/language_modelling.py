@@ -70,7 +70,9 @@ class LanguageModelling(BatchLearner):
         evaluated_reset: bool = False,
     ) -> None:
         first, second = betas
-        settings = OptimizerSettings(learning_rate, (first, second), weight_decay, warmup, gradient_clip, reset_optimizer, anneal, anneal_from)
+        settings = OptimizerSettings(
+            learning_rate, (first, second), weight_decay, warmup, gradient_clip, reset_optimizer, anneal, anneal_from
+        )
         super().__init__(seed, device, settings, scope)
         if batch_size < 1 or window < 0:
             raise UserError(f"language-modelling: batch_size must be at least 1 and window at least 0, got {batch_size} and {window}")

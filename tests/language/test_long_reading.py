@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -15,24 +16,28 @@ from clbench.task_streams.language.vocabulary import ANS, BOS, SYMBOLS, vocabula
 
 
 class Scripted:
-    """Keeps the four tokens behind <fact> and counts what it reads; `forgets`: what it keeps is gone after as many tokens."""
+    """Keeps the four tokens behind <fact> and counts what it reads.
 
-    def __init__(self, forgets: int = 10**9) -> None:
-        self.forgets, self.longest, self.read = forgets, 0, 0
+    `forgets`: what it keeps is gone after as many tokens. `tires`: seconds that a window takes behind as many tokens, none before.
+    """
+
+    def __init__(self, forgets: int = 10**9, tires: tuple[int, float] = (0, 0.0)) -> None:
+        self.forgets, self.tires, self.longest, self.read, self.calls = forgets, tires, 0, 0, 0
 
     def initial_state(self, batch: int) -> Any:
-        self.read = 0
         return None
 
     def logits(self, tokens: Any, state: Any) -> tuple[Any, Any]:
         if state is None:
             assert (tokens[:, :2] == [BOS, vocabulary().id("<fact>")]).all()
-            state = tokens[:, 2:6]
-        self.longest, self.read = max(self.longest, tokens.shape[1]), self.read + tokens.shape[1]
+            state = tokens[:, 2:6], 0
+        kept, read = state[0], state[1] + tokens.shape[1]
+        self.longest, self.read, self.calls = max(self.longest, tokens.shape[1]), read, self.calls + 1
+        time.sleep(0.001 + (self.tires[1] if read > self.tires[0] else 0.0))
         logits = np.zeros((*tokens.shape, vocabulary().size), dtype=np.float32)
-        if tokens[0, 0] == ANS and self.read <= self.forgets:
-            np.put_along_axis(logits, state[:, :, None], 1.0, axis=2)
-        return logits, state
+        if tokens[0, 0] == ANS and read <= self.forgets:
+            np.put_along_axis(logits, kept[:, :, None], 1.0, axis=2)
+        return logits, (kept, read)
 
 
 @pytest.mark.parametrize("tokens", [32, 1024, 1056, 5024])
@@ -41,6 +46,14 @@ def test_who_remembers_the_first_tokens_answers_at_any_length(tokens: int) -> No
     assert read(reader, tokens)[0] == 1.0
     assert reader.read == tokens - 1 + 4  # a predictor's own first token is not handed over
     assert reader.longest <= 1024
+
+
+def test_the_pace_is_that_of_a_window_far_on_beside_the_second() -> None:
+    assert read(Scripted(), 512)[2] == 1.0  # no second window
+    reader = Scripted()
+    assert read(reader, 20 * 1024)[2] == pytest.approx(1.0, abs=0.5)
+    assert reader.calls == 20 + 3 + 1  # the windows, the second again with numbers 1, 9 and 17, the question
+    assert read(Scripted(tires=(5 * 1024, 0.02)), 64 * 1024)[2] > 5
 
 
 def test_who_forgets_guesses() -> None:
@@ -84,14 +97,16 @@ def test_a_recurrent_memory_reads_on() -> None:
     found = long_reading((64, 640), trained=(0,), units=(64,), seeds=(3, 4))
     assert [row.tokens for row in found.rows] == [64, 640]
     assert all(len(row.accuracy) == 2 and min(row.accuracy) >= 0 and max(row.accuracy) <= 1 for row in found.rows)
-    assert all(row.peak_megabytes > 50 and row.tokens_per_second > 0 for row in found.rows)
-    assert [str(column.header) for column in found.table().columns] == ["tokens", "segments", "accuracy", "by seed", "peak MB", "tokens/s"]
+    assert all(row.peak_megabytes > 50 and min(row.tokens_per_second, row.pace) > 0 for row in found.rows)
+    headings = [str(column.header) for column in found.table().columns]
+    assert headings == ["tokens", "segments", "accuracy", "by seed", "peak MB", "tokens/s", "pace"]
 
 
 @pytest.mark.parametrize(
     ("later", "fulfilled"),
-    [((1040.0, 95.0), True), ((1051.0, 100.0), False), ((1000.0, 89.0), False), ((900.0, 109.0), True), ((900.0, 112.0), False)],
+    [((1040.0, 0.95), True), ((1051.0, 1.0), False), ((1000.0, 0.89), False), ((900.0, 1.09), True), ((900.0, 1.12), False)],
 )
-def test_memory_and_speed_must_stay_what_they_were(later: tuple[float, float], fulfilled: bool) -> None:
-    rows = (Reading(20_000, (1.0,), 1000.0, 100.0), Reading(2_000_000, (0.1,), *later))
+def test_memory_and_pace_must_stay_what_they_were(later: tuple[float, float], fulfilled: bool) -> None:
+    peak, pace = later
+    rows = (Reading(20_000, (1.0,), 1000.0, 100.0, 1.0), Reading(2_000_000, (0.1,), peak, 50.0, pace))
     assert Readings(rows, trained_segments=4).fulfilled is fulfilled
