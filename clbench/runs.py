@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
@@ -214,15 +215,17 @@ def _gpus() -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its manifest and numbered events; everything else follows from them.
-
-    `agent`: as the run left it, to be asked more; None where the run was found finished.
-    """
+    """A finished run: its manifest and numbered events; everything else follows from them."""
 
     manifest: Mapping[str, Any]
     events: tuple[Mapping[str, Any], ...]
-    folder: Path | None = None
-    agent: Agent | None = field(default=None, repr=False, compare=False)
+    folder: Path | None
+    agent_left: Callable[[], Agent] = field(repr=False, compare=False)
+
+    @cached_property
+    def agent(self) -> Agent:
+        """As the run left it, to be asked more; of a run that was found finished it is built anew and read from the last checkpoint."""
+        return self.agent_left()
 
     @property
     def matrix(self) -> EvaluationMatrix:
@@ -246,7 +249,7 @@ def execute(
     folder = RunFolder(request.folder(results_dir, repeat))
     on_folder(folder.path)
     if folder.done:
-        return Run(folder.manifest(), tuple(folder.events()), folder.path)
+        return Run(folder.manifest(), tuple(folder.events()), folder.path, lambda: _agent_left_in(folder, request))
     folder.open(request.manifest())
     try:
         return _on_disk(request, folder, results_dir)
@@ -261,7 +264,8 @@ def _in_memory(request: Request) -> Run:
         session = Session(request.agent.build, request.stream, request.seed, log, run_key=request.run_key)
         session.run()
     events = parse_events("".join(line + "\n" for line in sink.lines).encode(), "memory")
-    return Run(request.manifest(), tuple(events), agent=session.agent)
+    agent = session.agent
+    return Run(request.manifest(), tuple(events), None, lambda: agent)
 
 
 def _on_disk(request: Request, folder: RunFolder, results_dir: Path) -> Run:
@@ -292,7 +296,19 @@ def _on_disk(request: Request, folder: RunFolder, results_dir: Path) -> Run:
             raise
     derive(folder.path, derived.find_reference(folder.manifest(), results_dir))
     folder.finish()
-    return Run(folder.manifest(), tuple(folder.events()), folder.path, session.agent)
+    agent = session.agent
+    return Run(folder.manifest(), tuple(folder.events()), folder.path, lambda: agent)
+
+
+def _agent_left_in(folder: RunFolder, request: Request) -> Agent:
+    """The agent of a finished run, from the checkpoint that stayed."""
+    state, _ = folder.load_checkpoint()
+    if state is None:
+        raise UserError(f"'{folder.path}' is finished and holds no checkpoint of its agent; expected checkpoints/last.pt")
+    with guards.torch_threads(request.threads), guards.seeded_global_generators(seeding.integer(request.seed, "agent")):
+        session = Session(request.agent.build, request.stream, request.seed, EventLog(MemorySink()), run_key=request.run_key)
+        session.load_state_dict(state)
+    return session.agent
 
 
 def derive(path: Path, reference: derived.Reference | None) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import clbench
 from clbench import configuration
+from clbench.errors import UserError
 
 
 def test_every_public_name_can_be_imported_and_the_list_is_sorted():
@@ -40,9 +42,13 @@ def test_the_report_imports_neither_torch_nor_the_wings():
 def test_a_run_hands_over_the_agent_that_it_scored(tmp_path):
     stream = replace(configuration.stream_named("toy"), few_shot=None)
     last = stream.tasks[-1]
-    for where in (None, tmp_path):
+    for where in (None, tmp_path, tmp_path):  # in memory, in a folder, found finished there
         run = clbench.run("fine-tuning", stream, seed=1, results_dir=where)
-        assert run.agent is not None
         again = last.evaluate(run.agent.policy(last.info), stream.seed("evaluation", last))
         assert again.score.mean() == pytest.approx(run.matrix.score[-1, -1], abs=1e-12)
-    assert clbench.run("fine-tuning", stream, seed=1, results_dir=tmp_path).agent is None  # found finished
+    assert isinstance(run.folder, Path)
+    (run.folder / "checkpoints" / "last.pt").unlink()
+    found = clbench.run("fine-tuning", stream, seed=1, results_dir=tmp_path)
+    assert found.metrics() == run.metrics()  # results need no agent
+    with pytest.raises(UserError, match="is finished and holds no checkpoint of its agent"):
+        found.agent  # noqa: B018

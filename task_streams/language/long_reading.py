@@ -2,8 +2,8 @@
 
     clbench benchmark long-reading
 
-After Bulatov et al. 2023, arXiv:2304.11062, figure 1: trained on a curriculum of segments, asked at any length. The learning rate stands
-and falls to a tenth in the last phase, as in the claim `rmt-far`, whose settings these are. What is read is made
+After Bulatov et al. 2023, arXiv:2304.11062, figure 1: trained on a curriculum of segments, asked at any length. The agents are those of the
+claim `rmt-far`, whose runs are made where they are not there yet. What is read is made
 window by window and thrown away, so that neither the text nor its scores are ever held whole. The fact stands first (`memorize`).
 Accuracy is that of the four answer tokens, teacher forced, among the ten symbols; guessing is .10. Peak memory is that of the process while
 it reads; speed is that of the median window, in tokens of all lanes. So that other work on the machine does not count, every eighth window
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,33 +22,26 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-import clbench
 from clbench.errors import UserError
 from clbench.guards import torch_threads
 from clbench.interfaces import Predictor
+from clbench.runs import Request, execute
+from clbench.stream import TaskStream
 
 from .distance import Recollection
 from .generation import Draws, Float, Integer, key
-from .stream import distance_stream
 from .vocabulary import ANS, BOS, SYMBOLS, vocabulary
 
 LENGTHS = (20_000, 200_000, 1_000_000, 2_000_000)
 """Tokens read before the question; the first is what the others are compared with."""
 
+CLAIM, ARM = "reproduce/rmt-far", "falling-rate"
+"""Whose runs read."""
+
 SEGMENT = 32
 _LANES, _WINDOW = 16, 1024
 _PAIRED = 8  # windows from one to the next that is read in turn with the second
 _MEMORY, _PACE = 1.05, 0.10  # what memory may differ by from that at the shortest length, and a window's time from that of the second
-_BATCH = 32
-_OPTIONS: Mapping[str, Any] = {
-    "text.backbone.segment_length": SEGMENT,
-    "text.backbone.heads": 4,
-    "text.learner.batch_size": _BATCH,
-    "text.learner.learning_rate": 2e-3,
-    "text.learner.warmup": 50,
-    "text.learner.gradient_clip": 1.0,
-    "text.learner.reset_optimizer": False,
-}
 
 
 @dataclass(frozen=True)
@@ -148,42 +141,37 @@ def _timed(policy: Predictor, window: Integer, state: Any) -> tuple[float, Any]:
 
 
 def long_reading(
-    lengths: Sequence[int] = LENGTHS,
-    *,
-    trained: Sequence[int] = (0, 1, 3, 7, 15, 31),
-    units: Sequence[int] = (64_000, 16_000, 16_000, 16_000, 16_000, 16_000),
-    seeds: Sequence[int] = (0, 1, 2),
+    lengths: Sequence[int] = LENGTHS, *, requests: Sequence[Request] | None = None, results_dir: str | Path = "results/runs"
 ) -> Readings:
-    """Train on `memorize` at the gaps `trained`, mixed, then read and ask at each of `lengths`; for each of `seeds`."""
-    stream = distance_stream(
-        name="memorize",
-        version=1,
-        budget="smoke",
-        question="memorize",
-        trained=trained,
-        units=units,
-        segment=SEGMENT,
-        points=1,
-        mixed=True,
-    )
-    updates, last = sum(units) // _BATCH, units[-1] // _BATCH
-    options = {**_OPTIONS, "text.learner.anneal": updates, "text.learner.anneal_from": updates - last}
+    """Read and ask at each of `lengths` with the agent of each of `requests`, runs of `memorize` in segments of 32 tokens.
+
+    By default they are those of the claim: runs that are not there yet are made, and those that were begun go on.
+    """
+    if requests is None:
+        from clbench.reproductions import claim
+
+        requests = claim(CLAIM).requests[ARM]
     found: dict[int, list[tuple[float, float, float, float]]] = {tokens: [] for tokens in lengths}
     with torch_threads(1):  # a network this small is slower on two
-        for seed in seeds:
-            agent = clbench.run("rmt", stream, seed=seed, options=options).agent
-            assert agent is not None
-            policy: Any = agent.policy(stream.info(0))
+        for request in requests:
+            agent: Any = execute(request, Path(results_dir)).agent
+            policy: Predictor = agent.policy(request.stream.info(0))
             read(policy, _WINDOW * 2)  # memory that the first call takes once is no length's own
             for tokens in lengths:
                 _forget_peak()
-                right, speed, pace = read(policy, tokens, seed=seed)
+                right, speed, pace = read(policy, tokens, seed=request.seed)
                 found[tokens].append((right, _peak_megabytes(), speed, pace))
     rows = []
     for tokens in lengths:
         right, peak, speed, pace = zip(*found[tokens], strict=True)
         rows.append(Reading(tokens, tuple(right), max(peak), float(np.median(speed)), float(np.median(pace))))
-    return Readings(tuple(rows), max(trained) + 1)
+    return Readings(tuple(rows), max(_trained_segments(request.stream) for request in requests))
+
+
+def _trained_segments(stream: TaskStream) -> int:
+    """The longest texts that a stream of one question trains on; its tasks are called by the segments in between, as in memorize-31."""
+    trained = {column for phase in stream.phases for column in phase.columns}
+    return 1 + max(int(stream.tasks[column].name.rpartition("-")[2]) for column in trained)
 
 
 def _forget_peak() -> None:
