@@ -67,7 +67,8 @@ class OptimizerSettings:
             )
         if self.anneal_from and self.anneal_from >= self.anneal:
             raise UserError(
-                f"learner: anneal_from={self.anneal_from} must lie before anneal={self.anneal}, the update at which the rate has fallen"
+                f"learner: anneal_from={self.anneal_from}: expected anneal, the update at which the rate has fallen, to lie behind it, "
+                f"got anneal={self.anneal}"
             )
 
     def rate(self, update: int) -> float | None:
