@@ -8,6 +8,8 @@ import pytest
 from clbench import configuration, conformance, guards, seeding
 from clbench.task_streams.toy import toy_stream
 
+from .tiny_models import tiny_model
+
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
@@ -61,6 +63,17 @@ def test_the_device_gives_the_numbers_of_the_cpu(agent, kind):
     stream = toy_stream(name="toy", version=1, budget="smoke", experience=kind)
     on_cpu, on_cuda = answers(agent, stream, "cpu"), answers(agent, stream, "cuda")
     # float32 on both, TF32 off by default: only the order of sums differs
+    assert np.allclose(on_cpu, on_cuda, atol=5e-3), np.abs(on_cpu - on_cuda).max()
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_model_that_was_trained_before_gives_the_numbers_of_the_cpu(family, rank):
+    pytest.importorskip("peft")
+    stream = toy_stream(name="toy", version=1, budget="smoke", experience="text")
+    options = {"folder": tiny_model(family), "segment_length": 4, "memory_tokens": 2, "lora_rank": rank}
+    options = {f"text.backbone.{name}": value for name, value in options.items()}
+    on_cpu, on_cuda = (answers("pretrained", stream, device, options) for device in ("cpu", "cuda"))
     assert np.allclose(on_cpu, on_cuda, atol=5e-3), np.abs(on_cpu - on_cuda).max()
 
 
