@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,24 +22,35 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+import clbench
 from clbench.errors import UserError
 from clbench.guards import torch_threads
 from clbench.interfaces import Predictor
-from clbench.runs import Request, execute
 from clbench.stream import TaskStream
 
 from .distance import Recollection
 from .generation import Draws, Float, Integer, key
+from .stream import distance_stream
 from .vocabulary import ANS, BOS, SYMBOLS, vocabulary
 
 LENGTHS = (20_000, 200_000, 1_000_000, 2_000_000)
 """Tokens read before the question; the first is what the others are compared with."""
 
-CLAIM, ARM = "reproduce/rmt-far", "falling-rate"
-"""Whose runs read."""
-
 SEGMENT = 32
 _LANES, _WINDOW = 16, 1024
+OPTIONS: Mapping[str, Any] = {
+    "text.backbone.segment_length": SEGMENT,
+    "text.backbone.heads": 4,
+    "text.learner.batch_size": 32,
+    "text.learner.learning_rate": 2e-3,
+    "text.learner.warmup": 50,
+    "text.learner.gradient_clip": 1.0,
+    "text.learner.reset_optimizer": False,
+    "text.learner.anneal_from": 4000,
+    "text.learner.anneal": 4500,
+}
+"""What agent=rmt reads and learns with, as in the arm falling-rate of the claim."""
+
 _PAIRED = 8  # windows from one to the next that is read in turn with the second
 _MEMORY, _PACE = 1.05, 0.10  # what memory may differ by from that at the shortest length, and a window's time from that of the second
 
@@ -140,32 +151,50 @@ def _timed(policy: Predictor, window: Integer, state: Any) -> tuple[float, Any]:
     return time.perf_counter() - began, after
 
 
+def learned() -> TaskStream:
+    """What the agents have learned: `memorize` with 0 to 31 segments in between, as in the claim, so that its runs are these."""
+    return distance_stream(
+        name="memorize",
+        version=1,
+        budget="smoke",
+        question="memorize",
+        trained=(0, 1, 3, 7, 15, 31),
+        probed=(64, 512),
+        units=(64_000, *[16_000] * 5),
+        segment=SEGMENT,
+        points=1,
+        test_examples=128,
+        mixed=True,
+    )
+
+
 def long_reading(
-    lengths: Sequence[int] = LENGTHS, *, requests: Sequence[Request] | None = None, results_dir: str | Path = "results/runs"
+    lengths: Sequence[int] = LENGTHS,
+    *,
+    stream: TaskStream | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    results_dir: str | Path = "results/runs",
 ) -> Readings:
-    """Read and ask at each of `lengths` with the agent of each of `requests`, runs of `memorize` in segments of 32 tokens.
+    """Read and ask at each of `lengths` with an agent of each of `seeds` that lived through `stream`, by default `learned()`.
 
-    By default they are those of the claim: runs that are not there yet are made, and those that were begun go on.
+    Runs that are not below `results_dir` yet are made, and those that were begun go on.
     """
-    if requests is None:
-        from clbench.reproductions import claim
-
-        requests = claim(CLAIM).requests[ARM]
+    stream = learned() if stream is None else stream
     found: dict[int, list[tuple[float, float, float, float]]] = {tokens: [] for tokens in lengths}
     with torch_threads(1):  # a network this small is slower on two
-        for request in requests:
-            agent: Any = execute(request, Path(results_dir)).agent
-            policy: Predictor = agent.policy(request.stream.info(0))
+        for seed in seeds:
+            agent: Any = clbench.run("rmt", stream, seed=seed, results_dir=results_dir, options=OPTIONS).agent
+            policy: Predictor = agent.policy(stream.info(0))
             read(policy, _WINDOW * 2)  # memory that the first call takes once is no length's own
             for tokens in lengths:
                 _forget_peak()
-                right, speed, pace = read(policy, tokens, seed=request.seed)
+                right, speed, pace = read(policy, tokens, seed=seed)
                 found[tokens].append((right, _peak_megabytes(), speed, pace))
     rows = []
     for tokens in lengths:
         right, peak, speed, pace = zip(*found[tokens], strict=True)
         rows.append(Reading(tokens, tuple(right), max(peak), float(np.median(speed)), float(np.median(pace))))
-    return Readings(tuple(rows), max(_trained_segments(request.stream) for request in requests))
+    return Readings(tuple(rows), _trained_segments(stream))
 
 
 def _trained_segments(stream: TaskStream) -> int:

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clbench.configuration import resolve
+import clbench
+from clbench.configuration import agent_spec, resolve
 from clbench.errors import UserError
+from clbench.loading import find_runs
 from clbench.reproductions import claim
-from clbench.runs import execute
+from clbench.runs import Request
 from clbench.task_streams.language.distance import generator
 from clbench.task_streams.language.generation import Examples
-from clbench.task_streams.language.long_reading import ARM, CLAIM, SEGMENT, Reading, Readings, long_reading, read, text
+from clbench.task_streams.language.long_reading import OPTIONS, SEGMENT, Reading, Readings, learned, long_reading, read, text
 from clbench.task_streams.language.vocabulary import ANS, BOS, SYMBOLS, vocabulary
 
 
@@ -97,16 +99,17 @@ def test_texts_differ_by_lane_and_seed_and_come_again() -> None:
     assert np.mean(noise[:, :900] == noise[:, 1024 : 1024 + 900]) < 0.15  # windows are no copies of one another
 
 
-SMALL = ["agent=rmt", "stream=memorize", "stream.trained=[0,1]", "stream.units=[32,32]", "stream.probed=[]", "stream.mixed=true"]
-SMALL += [f"stream.segment={SEGMENT}", f"agent.text.backbone.segment_length={SEGMENT}", "stream.test_examples=8"]
+SMALL = ["stream=memorize", "stream.trained=[0,1]", "stream.units=[32,32]", "stream.probed=[]", "stream.mixed=true"]
+SMALL += [f"stream.segment={SEGMENT}", "stream.test_examples=8", "agent=random"]
 
 
 def test_a_recurrent_memory_reads_on(tmp_path: Path) -> None:
-    requests = [resolve([*SMALL, f"seed={seed}"]).request for seed in (3, 4)]
-    execute(requests[0], tmp_path)  # one run is there already
-    found = long_reading((64, 640), requests=requests, results_dir=tmp_path)
+    stream = resolve(SMALL).request.stream
+    clbench.run("rmt", stream, seed=3, results_dir=tmp_path, options=OPTIONS)  # one run is there already
+    found = long_reading((64, 640), stream=stream, seeds=(3, 4), results_dir=tmp_path)
     assert found.trained_segments == 2
-    assert long_reading((64,), requests=requests, results_dir=tmp_path).rows[0].accuracy == found.rows[0].accuracy
+    assert len(find_runs(tmp_path)) == 2
+    assert long_reading((64,), stream=stream, seeds=(3, 4), results_dir=tmp_path).rows[0].accuracy == found.rows[0].accuracy
     assert [row.tokens for row in found.rows] == [64, 640]
     assert all(len(row.accuracy) == 2 and min(row.accuracy) >= 0 and max(row.accuracy) <= 1 for row in found.rows)
     assert all(row.peak_megabytes > 50 and min(row.tokens_per_second, row.pace) > 0 for row in found.rows)
@@ -124,8 +127,7 @@ def test_memory_and_pace_must_stay_what_they_were(later: tuple[float, float], fu
     assert Readings(rows, trained_segments=4).fulfilled is fulfilled
 
 
-def test_the_agents_that_read_are_those_of_a_claim_and_know_segments_of_this_length() -> None:
-    requests = claim(CLAIM).requests[ARM]
-    assert [request.seed for request in requests] == [0, 1, 2]
-    assert all(request.stream.options["segment"] == SEGMENT for request in requests)
-    assert all(request.agent.options["text"]["backbone"]["segment_length"] == SEGMENT for request in requests)
+def test_the_agents_that_read_are_those_of_the_claim() -> None:
+    agent, stream = agent_spec("rmt", OPTIONS, "auto"), learned()
+    wanted = [request.run_key for request in claim("reproduce/rmt-far").requests["falling-rate"]]
+    assert [Request(agent, stream, seed).run_key for seed in (0, 1, 2)] == wanted
