@@ -31,7 +31,7 @@ from .experiment import Experiment, load
 from .files import make_folder, write_whole
 from .interfaces import ExperienceKind
 from .loading import LoadedRun, find_runs
-from .report.formats import MISSING, interval_text
+from .report.formats import MISSING, interval_text, markdown_table
 from .report.leaderboard import escape
 from .schemas import PARTS
 from .statistics import RUNS_FOR_INTERVAL, mean_interval
@@ -254,11 +254,7 @@ def page(shown: Sequence[Claim], results: Path) -> str:
         counted = _counted([row[-1] for row in rows])
         claims.append([f"[{claim.name}](#{_anchor(f'{claim.name}: {counted}')})", counted])
         sections += [f"## {claim.name}: {counted}", "", *_section(claim, arms, rows), ""]
-    return "\n".join([*lines, *_table(("Claim", "Bars"), claims), "", *sections]).rstrip("\n") + "\n"
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join([*lines, *markdown_table(("Claim", "Bars"), claims), *sections]).rstrip("\n") + "\n"
 
 
 def _counted(verdicts: Sequence[str]) -> str:
@@ -284,8 +280,7 @@ def _section(claim: Claim, arms: Mapping[str, Sequence[LoadedRun]], rows: Sequen
         yield f"- Made on: {'; '.join(escape(name) for name in made_on)}"
     yield f"- Run it: `clbench run experiment={FOLDER}{claim.name}`"
     yield ""
-    yield from _table(("Arm", "Task", "Runs", "Value", "Worst", "Bar", ""), rows)
-    yield ""
+    yield from markdown_table(("Arm", "Task", "Runs", "Value", "Worst", "Bar", ""), rows)
     for arm, runs in arms.items():
         curve = {task: _mean(list(found.values())) for task, found in scores(runs).items()}
         if curve:
@@ -333,7 +328,8 @@ def _at_default(path: tuple[str, ...], options: Mapping[str, Any], keys: Set[str
 
 
 def _row(bar: Bar, values: Sequence[float]) -> list[str]:
-    arm, limit = bar.arm, f"{SIGNS[bar.key]} {bar.value:.2f}" if round(bar.value, 2) == bar.value else f"{SIGNS[bar.key]} {bar.value}"
+    value = f"{bar.value:.2f}" if round(bar.value, 2) == bar.value else str(bar.value)
+    arm, limit = bar.arm, f"{SIGNS[bar.key]} {value}"
     task = bar.task.replace("+", ", ") if bar.of is None else f"{bar.task}, {bar.of[0]} / {bar.of[1]}"
     task += "" if not bar.curve else " (while trained)" if bar.curve == 1 else f" (the first {bar.curve:.0%} of training)"
     if bar.times:

@@ -24,7 +24,7 @@ from ..errors import ValidationError
 from ..files import write_whole
 from ..loading import LoadedRun, find_runs
 from ..metrics import cw
-from .formats import MISSING, amount, score
+from .formats import MISSING, amount, markdown_table, score
 from .leaderboard import escape
 from .tables import hours
 
@@ -159,7 +159,7 @@ def _ours(group: Sequence[LoadedRun], results: Path) -> Iterator[str]:
         ]
         for name, estimates in sorted(rows.items(), key=lambda item: -_value(item[1]["cw.performance"]))
     ]
-    yield from _table(("Method", "Runs", "Performance", "Forgetting", "Forward transfer", "Hours a run"), table)
+    yield from markdown_table(("Method", "Runs", "Performance", "Forgetting", "Forward transfer", "Hours a run"), table)
 
 
 def _conditions(group: Sequence[LoadedRun]) -> Iterator[str]:
@@ -205,7 +205,7 @@ def _alone(group: Sequence[LoadedRun], results: Path) -> Iterator[str]:
                 ", ".join(f"{60 * hours(derived.costs(run.events)):.1f}" for run in runs),
             ]
         )
-    yield from _table(("Task", "Runs", "Learned", "Steps until learned", "Last score", "Minutes"), rows)
+    yield from markdown_table(("Task", "Runs", "Learned", "Steps until learned", "Last score", "Minutes"), rows)
 
 
 class Curve(NamedTuple):
@@ -279,7 +279,7 @@ def _figures(records: Sequence[Mapping[str, str]]) -> Iterator[str]:
     for record in records:
         cells[record["method"], record["n_runs"]][record["metric"]] = _printed(record)
     rows = [[escape(method), count or MISSING, *(found.get(name, MISSING) for name in metrics)] for (method, count), found in cells.items()]
-    yield from _table(("Method", "Runs", *(escape(name.removeprefix("cw.").replace("_", " ")) for name in metrics)), rows)
+    yield from markdown_table(("Method", "Runs", *(escape(name.removeprefix("cw.").replace("_", " ")) for name in metrics)), rows)
 
 
 def _printed(record: Mapping[str, str]) -> str:
@@ -295,10 +295,3 @@ def _text(estimate: Mapping[str, float] | None) -> str:
 
 def _value(estimate: Mapping[str, float] | None) -> float:
     return -math.inf if estimate is None else estimate["value"]
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(columns)} |"
-    yield "|" + "---|" * len(columns)
-    yield from (f"| {' | '.join(row)} |" for row in rows)
-    yield ""

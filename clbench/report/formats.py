@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..metrics import LOW_HEADROOM
@@ -15,6 +15,15 @@ from .tables import COSTS, HEADLINE, Entry, ReferenceNote, Row, Table, counted, 
 MISSING = "–"
 JOINT = "joint"
 PACKAGES = ("metaworld", "mujoco", "torch")  # besides clbench, what moves scores
+
+
+def markdown_table(headings: Iterable[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table, and the empty one behind it."""
+    names = list(headings)
+    yield f"| {' | '.join(names)} |"
+    yield "|" + "---|" * len(names)
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+    yield ""
 
 
 def text(entry: Entry) -> str:

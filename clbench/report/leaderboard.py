@@ -18,7 +18,7 @@ from ..files import make_folder, write_whole
 from ..loading import LoadedRun, find_runs
 from ..statistics import RESAMPLES, RUNS_FOR_INTERVAL, mean_interval
 from ..store import read_json
-from .formats import MISSING, amount, arrow, as_csv, data, interval_text, place_text, statements, text, versions
+from .formats import MISSING, amount, arrow, as_csv, data, interval_text, markdown_table, place_text, statements, text, versions
 from .tables import BOOTSTRAP_SEED, Row, Table, comparison_tables, metric
 
 BEGIN, END = "<!-- clbench:begin -->", "<!-- clbench:end -->"
@@ -102,16 +102,12 @@ def _section(table: Table, submissions: Mapping[str, Mapping[str, Any]], base: s
         "",
     ]
     if listed:
-        lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-        lines += ["| " + " | ".join(cell(row) for cell in columns.values()) + " |" for row in listed]
-        lines.append("")
+        lines += markdown_table(columns, ([cell(row) for cell in columns.values()] for row in listed))
     few = [row for row in table.rows if row not in listed]
     if few:
         columns = _few_columns(table, base)
         lines += [f"Fewer than {RUNS_FOR_INTERVAL} runs: not ranked, without intervals; in brackets the lowest and the highest run.", ""]
-        lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-        lines += ["| " + " | ".join(cell(row) for cell in columns.values()) + " |" for row in few]
-        lines.append("")
+        lines += markdown_table(columns, ([cell(row) for cell in columns.values()] for row in few))
     return "\n".join([*lines, ""])
 
 
