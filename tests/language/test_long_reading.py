@@ -129,5 +129,5 @@ def test_memory_and_pace_must_stay_what_they_were(later: tuple[float, float], fu
 
 def test_the_agents_that_read_are_those_of_the_claim() -> None:
     agent, stream = agent_spec("rmt", OPTIONS, "auto"), learned()
-    wanted = [request.run_key for request in claim("reproduce/rmt-far").requests["falling-rate"]]
-    assert [Request(agent, stream, seed).run_key for seed in (0, 1, 2)] == wanted
+    wanted = [request.run_key for request in claim("reproduce/rmt-far").requests["long-first-gap"]]
+    assert [Request(agent, stream, seed).run_key for seed in (3, 4, 5)] == wanted
