@@ -3,8 +3,8 @@
     clbench benchmark long-reading
 
 After Bulatov et al. 2023, arXiv:2304.11062, figure 1: trained on a curriculum of segments, asked at any length. The agents are those of the
-claim `rmt-far`, whose runs are made where they are not there yet. What is read is made window by window and thrown away, so that neither the
-text nor its scores are ever held whole. The fact stands first (`memorize`).
+claim `rmt-far`, whose runs are made where they are not there yet. What is read is made window by window and thrown away, so that neither
+the text nor its scores are ever held whole. The fact stands first (`memorize`).
 Accuracy is that of the four answer tokens, teacher forced, among the ten symbols; guessing is .10. Peak memory is that of the process while
 it reads; speed is that of the median window, in tokens of all lanes. So that other work on the machine does not count, every eighth window
 is read in turn with the text's second one, from the state before that: `pace` is the median of their times' ratios.
