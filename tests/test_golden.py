@@ -27,6 +27,7 @@ SPECS = {
     "copy": "24a3705d76eb4217",
     "reverse": "d53c3000bdc59fcc",
     "taxi": "ea9bff042fcad342",
+    "taxi-text": "e069c0920efdfbfe",
 }
 
 
@@ -43,18 +44,19 @@ def test_the_description_of_a_stream_is_frozen(name):
     assert digest(described(name))[:16] == SPECS[name]
 
 
-FIRST_TEXT = "cee569e69aa32249"
+FIRST_TEXT = {"alg": "cee569e69aa32249", "taxi-text": "f4616fd4106f92e5"}
 
 
-def test_the_first_examples_of_alg_are_frozen():
-    stream = configuration.stream_named("alg", "smoke")
+@pytest.mark.parametrize("name", FIRST_TEXT)
+def test_the_first_examples_of_text_are_frozen(name):
+    stream = configuration.stream_named(name, "smoke")
     content = b""
     for task in stream.tasks:
         experience = task.experience(0)
         experience.meter.grant(32)
         tokens, mask, _ = experience.windows(32, experience.longest)
         content += tokens.astype("<i4").tobytes() + mask.tobytes()
-    assert hashlib.sha256(content).hexdigest()[:16] == FIRST_TEXT
+    assert hashlib.sha256(content).hexdigest()[:16] == FIRST_TEXT[name]
 
 
 FIRST_STEPS: dict[str, list[float]] = {

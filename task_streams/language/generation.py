@@ -176,6 +176,11 @@ def drafts(generator: Generator, split: str, seed: int, index: Integer) -> Draft
     index = np.asarray(index, dtype=np.int64)
     if len(index) == 0:
         return drafts(generator, split, seed, np.zeros(1, dtype=np.int64)).rows(index)
+    return drawn(generator, split, seed, index)[0]
+
+
+def drawn(generator: Generator, split: str, seed: int, index: Integer) -> tuple[Draft, Draws]:
+    """As `drafts`, of at least one example, with the numbers that they were made of."""
     first, past = BUCKETS[split]
     stream = key("examples", generator.name, split, seed)
     width = generator.prompt_size + generator.answer_size
@@ -188,16 +193,16 @@ def drafts(generator: Generator, split: str, seed: int, index: Integer) -> Draft
         wanted = max(128, len(rows) * 10 // (past - first))  # small batches are bound by the number of numpy calls
         tries = max(1, min(wanted, _WORDS_AT_ONCE // width) // len(rows))
         attempts = attempt[rows, None] + np.arange(tries)  # (rows, tries)
-        drawn = generator.draw(Draws(stream, np.repeat(index[rows], tries), attempts.ravel()))
-        place = bucket(drawn)
-        good = (drawn.valid & (first <= place) & (place < past)).reshape(len(rows), tries)
+        draft = generator.draw(Draws(stream, np.repeat(index[rows], tries), attempts.ravel()))
+        place = bucket(draft)
+        good = (draft.valid & (first <= place) & (place < past)).reshape(len(rows), tries)
         chosen = np.argmax(good, axis=1)  # the first good attempt, whatever the number of tries
         found = good[np.arange(len(rows)), chosen]
-        parts.append(drawn.rows(np.flatnonzero(found) * tries + chosen[found]))
+        parts.append(draft.rows(np.flatnonzero(found) * tries + chosen[found]))
         order.append(rows[found])
-        attempt[rows] += tries
+        attempt[rows] += np.where(found, chosen, tries)
         waiting = np.concatenate([rows[~found], waiting[len(rows) :]])
-    return Draft.joined(parts).rows(np.argsort(np.concatenate(order)))
+    return Draft.joined(parts).rows(np.argsort(np.concatenate(order))), Draws(stream, index, attempt)
 
 
 class Examples:

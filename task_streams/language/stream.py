@@ -65,7 +65,7 @@ def algorithmic_stream(
         budget=budget,
         tasks=columns,
         phases=tuple(Phase((column,), table[task], points) for column, task in enumerate(names)),
-        few_shot=_few_shot(adapted, shots, draws, adaptation_units, len(names), reading),
+        few_shot=few_shot_of(adapted, shots, draws, adaptation_units, len(names), reading),
         boundaries=boundaries,
         window=window,
         kind="algorithmic",
@@ -108,7 +108,7 @@ def distance_stream(
         raise UserError(
             f"stream '{name}': trained and probed must be gaps >= 0, at least one trained, got {list(trained)} and {list(probed)}"
         )
-    granted = _granted(name, units, len(trained))
+    granted = granted_units(name, units, len(trained))
     gaps = [*trained, *(gap for gap in probed if gap not in trained)]
     made = [distance.generator(question, gap, segment, length) for gap in gaps]
     return _without_cues(
@@ -157,7 +157,7 @@ def dictionary_stream(
     """
     if not trained:
         raise UserError(f"stream '{name}': expected at least one number of segments in trained, got none")
-    granted = _granted(name, units, len(trained))
+    granted = granted_units(name, units, len(trained))
     asked = [(count, False) for count in trained]
     asked += [(count, local > 0) for count in probed if local > 0 or count not in trained]
     made = [dictionary.generator(count, local=local, far=far, definitions=definitions, questions=questions) for count, far in asked]
@@ -244,7 +244,7 @@ def drift_stream(
     """
     if not trained:
         raise UserError(f"stream '{name}': expected at least one length in trained, got none")
-    granted = _granted(name, units, len(trained))
+    granted = granted_units(name, units, len(trained))
     lengths = [*trained, *(length for length in probed if length not in trained)]
     made = [drift.generator(length, symbols) for length in lengths]
     return _without_cues(
@@ -314,7 +314,7 @@ def composition_stream(
         version=version,
         budget=budget,
         phases=phases,
-        few_shot=_few_shot(adapted, shots, draws, adaptation_units, len(phases), reading),
+        few_shot=few_shot_of(adapted, shots, draws, adaptation_units, len(phases), reading),
         boundaries=boundaries,
         window=window,
         kind="composition",
@@ -402,7 +402,7 @@ def world_stream(
         budget=budget,
         tasks=columns,
         phases=phases,
-        few_shot=_few_shot(adapted, shots, draws, adaptation_units, len(phases), reading),
+        few_shot=few_shot_of(adapted, shots, draws, adaptation_units, len(phases), reading),
         boundaries=boundaries,
         window=window,
         kind="world",
@@ -479,7 +479,7 @@ def needles_stream(
         budget=budget,
         tasks=columns,
         phases=_mixing_fillers(fillers, amounts, [units] * len(names), points),
-        few_shot=_few_shot(adapted, shots, draws, adaptation_units, len(names), reading),
+        few_shot=few_shot_of(adapted, shots, draws, adaptation_units, len(names), reading),
         boundaries=boundaries,
         window=window,
         kind="needles",
@@ -529,7 +529,7 @@ def domains_stream(
         budget=budget,
         tasks=made[: len(names)],
         phases=tuple(Phase((column,), units, points) for column in range(len(names))),
-        few_shot=_few_shot(made[len(names) :], shots, draws, adaptation_units, len(names), reading),
+        few_shot=few_shot_of(made[len(names) :], shots, draws, adaptation_units, len(names), reading),
         boundaries=boundaries,
         window=window,
         kind="domains",
@@ -627,7 +627,7 @@ def _mixing_fillers(fillers: Sequence[int], amounts: Sequence[int], units: Seque
     return tuple(Phase(tuple(range(first, first + len(fillers))), count, points) for first, count in zip(firsts, units, strict=True))
 
 
-def _few_shot(  # noqa: PLR0917
+def few_shot_of(  # noqa: PLR0917
     adapted: tuple[Task, ...], shots: Sequence[int], draws: int, units: int, phases: int, reading: str
 ) -> FewShot | None:
     """Adaptation of the untrained agent and after the last of `phases`; None where there is nothing to adapt to.
@@ -650,7 +650,8 @@ def _text_tasks(made: Sequence[Generator], floor: Callable[[Any], float], test_e
     return tuple(TextTask(g, cue=None, test_examples=test_examples, floor=floor(g), scored_on=scored_on) for g in made)
 
 
-def _granted(name: str, units: Sequence[int], phases: int) -> list[int]:
+def granted_units(name: str, units: Sequence[int], phases: int) -> list[int]:
+    """The units of each of `phases`; one number stands for all."""
     granted = list(units) * (phases if len(units) == 1 else 1)
     if len(granted) != phases:
         raise UserError(f"stream '{name}': expected units for {phases} phases, got {len(granted)}")

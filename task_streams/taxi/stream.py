@@ -1,4 +1,7 @@
-"""The Taxi world as a stream: sub-tasks learned together, or one after the others (Sorokin & Burtsev 2019, their continual experiment)."""
+"""The Taxi world as streams: sub-tasks learned together, or one after the others (Sorokin & Burtsev 2019, their continual experiment).
+
+In words (`taxi_text_stream`) they are learned from rides that are told, one after another (spec language.md 5.9).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from collections.abc import Sequence
 from clbench.errors import UserError, unknown_name
 from clbench.stream import Phase, TaskStream, check_whole_steps, variant
 
+from ..language.stream import few_shot_of, granted_units
+from ..language.vocabulary import vocabulary
+from .rides import RideTask, rides
 from .task import TaxiTask
 from .world import TASKS
 
@@ -78,3 +84,69 @@ def taxi_stream(
         description=f"Taxi: {', '.join(last)} on a map of its own in each episode",
     )
     return variant(stream, validation=validation)
+
+
+def taxi_text_stream(
+    *,
+    name: str,
+    version: int,
+    budget: str,
+    tasks: Sequence[str] = ("find_p", "convey_p"),
+    held_out: Sequence[str] = (),
+    stands: int = 2,
+    walls: float = 0.0,
+    steps: int = 64,
+    from_visit: int = 2,
+    stray: float = 0.2,
+    view: str = "own",
+    rendering: str = "symbolic",
+    units: Sequence[int] = (25_600,),
+    points: int = 4,
+    test_examples: int = 256,
+    boundaries: bool = True,
+    blur: float = 0.0,
+    joint: bool = False,
+    only: int | None = None,
+    validation: bool = False,
+    repeats: int = 1,
+    window: int = 1,
+    shots: Sequence[int] = (0, 1, 2, 5, 10),
+    draws: int = 3,
+    adaptation_units: int = 960,
+    reading: str = "gradient",
+) -> TaskStream:
+    """A phase for each sub-task of `tasks` (`rides.ASKED`), in order, learned from `units` rides of `steps` steps.
+
+    A sub-task is learned and scored from its `from_visit`-th time in a ride on. `units`: one number stands for all phases. `held_out`
+    sub-tasks are adapted to from `shots` rides, `draws` times, with `adaptation_units` rides drawn from them. `repeats`: how often the list
+    is lived through.
+    """
+    if test_examples < 1:
+        raise UserError(f"stream '{name}': test_examples must be > 0, got {test_examples}")
+    granted = granted_units(name, units, len(tasks))
+    options = {
+        "stands": stands,
+        "walls": walls,
+        "steps": steps,
+        "from_visit": from_visit,
+        "stray": stray,
+        "view": view,
+        "rendering": rendering,
+    }
+    scored_on = "validation" if validation else "test"
+    made = [RideTask(rides(task, **options), test_examples=test_examples, scored_on=scored_on) for task in [*tasks, *held_out]]
+    columns, adapted = tuple(made[: len(tasks)]), tuple(made[len(tasks) :])
+    stream = TaskStream(
+        name=name,
+        version=version,
+        budget=budget,
+        tasks=columns,
+        phases=tuple(Phase((column,), count, points) for column, count in enumerate(granted)),
+        few_shot=few_shot_of(adapted, shots, draws, adaptation_units, len(granted), reading),
+        boundaries=boundaries,
+        window=window,
+        kind="taxi-text",
+        options={**options, "vocabulary": vocabulary().hash, "test_examples": test_examples},
+        description=f"rides of a taxi told step by step: {', '.join(tasks)}",
+    )
+    return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats, blur=blur)

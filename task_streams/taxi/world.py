@@ -71,7 +71,8 @@ class TaxiWorld:
     """B environments. An observation is the window (9 cells x C), the place in [-1, 1]^2, whether a passenger is aboard, the sub-task.
 
     The sub-task's one-hot, among the first `named` of `TASKS`, stands last, so that a network can tell what belongs to the world and what
-    to the task at hand. `group`: the sub-tasks that occur.
+    to the task at hand. `group`: the sub-tasks that occur. `first_draws` (B rows): the numbers of the first episode, in place of those that
+    `seed` and an environment's number name.
     """
 
     actions = ACTIONS
@@ -89,6 +90,7 @@ class TaxiWorld:
         first_environment: int = 0,
         group: Sequence[str] = PASSENGER_TASKS,
         named: int = len(PASSENGER_TASKS),
+        first_draws: Draws | None = None,
     ) -> None:
         if environments < 1 or not 2 <= stands <= 6 or not 0 <= walls <= 0.4 or episode_steps < 1:
             raise UserError(
@@ -109,7 +111,7 @@ class TaxiWorld:
         self.environments, self.seed, self.stands, self.walls, self.episode_steps = environments, seed, stands, walls, episode_steps
         self.turn_penalty, self.success_reward = np.float32(turn_penalty), np.float32(success_reward)
         self._names = first_environment + np.arange(environments)
-        self._rows, self._key = np.arange(environments), key("taxi", seed)
+        self._rows, self._key, self._first_draws = np.arange(environments), key("taxi", seed), first_draws
         self._episode = -1
         self.begin()
 
@@ -117,7 +119,8 @@ class TaxiWorld:
         """Start the next episode; the first observations (B, O)."""
         self._episode += 1
         B, K, rows = self.environments, self.stands, self._rows
-        draws = Draws(self._key, self._names, np.full(B, self._episode))
+        given = self._first_draws if self._episode == 0 else None
+        draws = given or Draws(self._key, self._names, np.full(B, self._episode))
         self.size, inside, self.blocked = _maps(draws, self.walls)  # (B, 2), (B, G), (B, G)
         order = np.where(self.blocked, 2.0, draws.uniform("cells", SIDE * SIDE)).argsort(1, kind="stable")  # free cells come first
         self.stand_cells, self.position = order[:, :K], order[:, K]  # (B, K), (B,)

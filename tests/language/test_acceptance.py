@@ -18,9 +18,10 @@ from clbench import configuration
 pytestmark = pytest.mark.slow
 
 SEED = 0
-NO_MEMORY = {  # two layers reach four tokens back: in world-qa the statement before, which is not asked, in needles the question alone
+NO_MEMORY = {  # two layers reach twice the context back: in world-qa the statement before, in needles the question, in taxi-text two steps
     "world-qa": "agent.text.backbone.context=2",
     "needles": "agent.text.backbone.context=2",
+    "taxi-text": "agent.text.backbone.context=8",
 }
 Curve = list[tuple[int, float]]
 
@@ -37,7 +38,7 @@ def curves(folder: Path, *options: str) -> dict[str, Curve]:
     return found
 
 
-STREAMS = ["know", "world-qa", "lm", "needles"]
+STREAMS = ["know", "world-qa", "lm", "needles", "taxi-text"]
 
 
 @pytest.mark.parametrize("stream", STREAMS)
