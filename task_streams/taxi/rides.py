@@ -37,9 +37,7 @@ from .world import CONVEY, FIND, LARGEST, PASSENGER_TASKS, REACH, TASKS, Status,
 ASKED = (TASKS[FIND], TASKS[CONVEY], TASKS[REACH])
 """Sub-tasks that can be asked; at a pickup there is nothing to remember, and the way back to any other stand is short."""
 
-RENDERINGS: Mapping[
-    str, tuple[str, str, str]
-] = {  # of the map's last row and column; of a step in the own cell's view; of one with those around
+RENDERINGS: Mapping[str, tuple[str, str, str]] = {
     "symbolic": ("map {0} {1}", "{7} {1} {2} {0}", "{3} {4} {5} {6} {7} {1} {2} {0}"),
     "text": (
         "the map is to {0} {1} .",
@@ -47,13 +45,15 @@ RENDERINGS: Mapping[
         "{3} is above , {4} is below , {5} is left , {6} is right , here is {7} , at {1} {2} . {0} Mary ?",
     ),
 }
-"""Slots of a step: sub-task, row, column, the cells up, down, left, right and here."""
+"""The map by its last row and column; a step in the own cell's view; one with those around.
+
+Slots of a step: sub-task, row, column, the cells up, down, left, right and here.
+"""
 VIEWS = ("own", "around")
 _NAMES: Mapping[str, str] = {"find_p": "where", "pickup": "got", "convey_p": "carried", "reach_d": "to", "reach_o": "from"}
 _SUB_TASKS = np.array([vocabulary().id(_NAMES[task]) for task in TASKS])
-_CELLS = np.array(
-    [vocabulary().id(word) for word in ("empty", "full", "outside", "station", "Mary", "home", "empty")]
-)  # by driver.Cell; the last is not said
+_CELLS = np.array([vocabulary().id(word) for word in ("empty", "full", "outside", "station", "Mary", "home", "empty")])
+"""By `driver.Cell`; what is untold is not said."""
 _ROWS, _COLUMNS = np.array(DIGITS)[:LARGEST], np.array(LETTERS)[:LARGEST]
 _ACTIONS = np.array([vocabulary().id(word) for word in ("up", "down", "left", "right", "took", "dropped")])  # by world.ACTIONS
 _FEWEST = 0.2  # of rides are asked something; the others are drawn again
