@@ -79,7 +79,9 @@ _QUESTIONS: Mapping[str, Mapping[str, str]] = {
         "path": "from the {0} to the {1} ?",
     },
 }
-RENDERINGS = tuple(_STATEMENTS)
+RENDERINGS = (*_STATEMENTS, "pronouns")
+"""In "pronouns", sentences that name the person first whom the statement before named first say she or he instead."""
+_WOMEN = ("Mary", "Sandra", "Julie", "Emily", "Lily", "Winona", "Gertrude", "Anna", "Laura", "Nora", "Clara", "Irene", "Rosa", "Tessa")
 
 
 def named(first: str, last: str) -> Integer:
@@ -89,6 +91,7 @@ def named(first: str, last: str) -> Integer:
 
 
 PEOPLE, PLACES, OBJECTS, ANIMALS = named("Mary", "Tessa"), named("bathroom", "city"), named("apple", "phone"), named("cat", "cow")
+_PRONOUNS = np.array([vocabulary().id("she" if vocabulary().name(person) in _WOMEN else "he") for person in PEOPLE])
 DIRECTIONS = np.array([vocabulary().id(name) for name in ("north", "east", "south", "west")])  # the opposite stands two further on
 YES_NO = np.array([vocabulary().id("yes"), vocabulary().id("no")])
 STOP = vocabulary().id(".")
@@ -108,7 +111,7 @@ class Piece:
 class World(ABC):
     """One family of questions over stories of `events` statements behind the opening ones, a question after each.
 
-    `rendering`: symbolic or text. `filler`: tokens of sentences about nothing in the world, put between the statements at random.
+    `rendering`: one of RENDERINGS. `filler`: tokens of sentences about nothing in the world, put between the statements at random.
     """
 
     family: str
@@ -154,22 +157,27 @@ class World(ABC):
     def _sizes(self) -> tuple[int, int]:
         return _sizes(self)
 
+    @property
+    def _form(self) -> str:
+        return "symbolic" if self.rendering == "symbolic" else "text"
+
     def draw(self, draws: Draws) -> Draft:
-        return _told(list(self.live(draws)), self.opening, self.filler, draws)
+        pieces = list(self.live(draws))
+        return _told(_with_pronouns(pieces) if self.rendering == "pronouns" else pieces, self.opening, self.filler, draws)
 
     def shortcuts(self, draft: Draft) -> Mapping[str, Float]:
         """`mentioned k ago`: of the labels of the answer's kind the one said so long ago. `commonest`: the one said most often."""
         return _mentions(draft, self.legal)
 
     def _say(self, draws: Draws, when: str, kind: str, *about: Integer) -> Piece:
-        templates = compiled(_STATEMENTS[self.rendering][kind])
+        templates = compiled(_STATEMENTS[self._form][kind])
         chosen = templates[draws.integers(f"words {when}", len(templates), 1)[:, 0]]  # (R, K)
         tokens = filled(chosen, about)
         return Piece(tokens, np.zeros(tokens.shape, dtype=bool), np.zeros(len(tokens), dtype=np.int64))
 
     def _ask(self, kind: str, about: Sequence[Integer], answer: Integer, age: Integer) -> Piece:
         """`answer` (R,) or (R, A), PAD where an answer is shorter."""
-        template = compiled((_QUESTIONS[self.rendering][kind],))
+        template = compiled((_QUESTIONS[self._form][kind],))
         asked = filled(np.repeat(template, len(age), axis=0), about)
         answer = answer.reshape(len(age), -1)
         stop = np.full((len(age), 1), STOP)
@@ -203,6 +211,23 @@ def filled(templates: Integer, about: Sequence[Integer]) -> Integer:
     for number, each in enumerate(about):
         tokens = np.where(templates == -1 - number, each[:, None], tokens)
     return tokens
+
+
+def _with_pronouns(pieces: Sequence[Piece]) -> list[Piece]:
+    """The same with a pronoun where a statement names the person first whom the statement before named first."""
+    told: list[Piece] = []
+    before = np.full(len(pieces[0].tokens), PAD)
+    for piece in pieces:
+        if piece.scored.any():  # a question
+            told.append(piece)
+            continue
+        person = np.isin(piece.tokens, PEOPLE)
+        named, first = _at(piece.tokens, person.argmax(axis=1)), person & (person.cumsum(axis=1) == 1)
+        named = np.where(person.any(axis=1), named, PAD)
+        again = first & ((named == before) & (named != PAD))[:, None]
+        told.append(replace(piece, tokens=np.where(again, _PRONOUNS[np.maximum(named - PEOPLE[0], 0)][:, None], piece.tokens)))
+        before = named
+    return told
 
 
 def _told(pieces: Sequence[Piece], opening: int, filler: int, draws: Draws) -> Draft:

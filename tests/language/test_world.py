@@ -145,12 +145,35 @@ def test_ages_count_statements_since_what_answers_was_last_mentioned(family):
 def test_words_are_only_the_rendering(family):
     """The same draws in sentences and in symbols have the same answers, of the same ages, one after another."""
     draws = Draws(key("t"), np.arange(64), np.zeros(64, dtype=np.int64))
-    symbols, text = (made(family, rendering).draw(draws) for rendering in world.RENDERINGS)
+    symbols, text = (made(family, rendering).draw(draws) for rendering in ("symbolic", "text"))
     assert (symbols.answer[symbols.scored] == text.answer[text.scored]).all()
     assert (symbols.age[symbols.scored] == text.age[text.scored]).all()
     lengths = text.prompt_length + text.answer_length
     assert (lengths > symbols.prompt_length + symbols.answer_length).all()
     assert lengths.max() <= made(family, "text").longest_pair
+
+
+WOMEN = {"Mary", "Sandra", "Julie", "Emily", "Lily", "Winona", "Gertrude", "Anna", "Laura", "Nora", "Clara", "Irene", "Rosa", "Tessa"}
+
+
+@pytest.mark.parametrize("family", world.FAMILIES)
+def test_a_pronoun_is_who_was_named_first_in_the_statement_before(family):
+    draws = Draws(key("t"), np.arange(32), np.zeros(32, dtype=np.int64))
+    text, spoken = (made(family, rendering, people=16).draw(draws) for rendering in ("text", "pronouns"))
+    people, count = {WORD(int(token)) for token in world.PEOPLE}, 0
+    for row in range(32):
+        expected, before = [], None
+        for given, asked, ages in story(text, row):
+            named = [number for number, word in enumerate(given) if word in people]
+            first = given[named[0]] if named else None
+            if not asked:
+                if first and first == before:
+                    given[named[0]] = "she" if first in WOMEN else "he"
+                    count += 1
+                before = first
+            expected.append((given, asked, ages))
+        assert story(spoken, row) == expected
+    assert (count > 0) == (family not in {"direction", "turned-direction", "path"})
 
 
 @pytest.mark.parametrize("filler", [8, 61])
