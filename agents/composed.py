@@ -72,6 +72,10 @@ class Composed:
         """Learn until nothing remains."""
         self._learner.learn(experience, self._method)
 
+    def hold_weights(self) -> None:
+        """In the task at hand no weight learns any more; batches only move memories on, those of methods too."""
+        self._learner.frozen = True
+
     def end_task(self, task: TaskInfo) -> None:
         """Let the methods consolidate."""
         self._learner.end_task(self._method.after_task(self._learner, task))

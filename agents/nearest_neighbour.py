@@ -78,6 +78,9 @@ class NearestNeighbour:
     def begin_task(self, task: TaskInfo) -> None:
         """Nothing: it needs no boundaries."""
 
+    def hold_weights(self) -> None:
+        """There are none."""
+
     def end_task(self, task: TaskInfo) -> None:
         """Nothing."""
 

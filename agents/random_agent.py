@@ -28,6 +28,9 @@ class RandomAgent:
     def begin_task(self, task: TaskInfo) -> None:
         """Nothing."""
 
+    def hold_weights(self) -> None:
+        """There are none."""
+
     def end_task(self, task: TaskInfo) -> None:
         """Nothing."""
 

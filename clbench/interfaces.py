@@ -94,6 +94,15 @@ class Agent(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+@runtime_checkable
+class HoldsWeights(Protocol):
+    """What an agent may offer beside `Agent`: to be taught without a change of weights (few shots with `stream.reading=memory`)."""
+
+    def hold_weights(self) -> None:
+        """In the task at hand, which has begun, `learn` moves memories on and no weight."""
+        ...
+
+
 @dataclass(frozen=True)
 class Episodes:
     """What an evaluation saw, one entry per episode in the order of the evaluation set.

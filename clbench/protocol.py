@@ -21,7 +21,7 @@ from . import checkpoint, guards, seeding
 from .errors import ContractError, Interrupted, UserError
 from .experience import Experience, Text
 from .in_context import Behind, support_text
-from .interfaces import Agent, Episodes, Task, TaskInfo
+from .interfaces import Agent, Episodes, HoldsWeights, Task, TaskInfo
 from .store import EventLog
 from .stream import TaskStream
 
@@ -348,7 +348,11 @@ class Session:
                 text = support_text(cast(Text, task.experience(support, shots=shots)), shots)
             elif shots:
                 experience = task.experience(support, shots=shots)
-                experience.meter.grant(few.units * (shots if few.each else 1))
+                units = few.units * (shots if few.each else 1)
+                if few.reading == "memory":
+                    cast(HoldsWeights, copy).hold_weights()
+                    units = cast(Text, experience).distinct or shots
+                experience.meter.grant(units)
                 self.spend(copy, experience, f"adaptation to '{task.name}' with {shots} {few.shot_unit}")
         return self._score(copy, task, self._stream.seed("evaluation", task), behind=text)
 
@@ -364,6 +368,12 @@ class Session:
         ]
         if missing:
             raise ContractError(f"agent {type(agent).__name__} has no {missing[0]}(...); the contract is in clbench.interfaces.Agent")
+        few = self._stream.few_shot
+        if few is not None and few.reading == "memory" and not isinstance(agent, HoldsWeights):
+            raise UserError(
+                f"agent {type(agent).__name__} has no hold_weights(), which few shots that only a memory may keep need "
+                "(clbench.interfaces.HoldsWeights); leave stream.reading at gradient, or use context"
+            )
         return agent
 
     def _save(self, save: Save | None) -> None:

@@ -12,7 +12,7 @@ from . import seeding
 from .errors import UserError, unknown_name
 from .interfaces import Task, TaskInfo
 
-READINGS = ("gradient", "context")
+READINGS = ("gradient", "context", "memory")
 PROTOCOL_VERSION = 1  # what the Python code of the referee means; a change that moves scores raises it
 
 
@@ -46,7 +46,8 @@ class FewShot:
     `shots`: the declared set of K, 0 = zero-shot. `draws`: support sets, each a new draw; the set of a smaller K is a prefix of that of a
     larger one. `after`: phases at whose end it happens, -1 = the untrained agent, which every gain is measured against. `each`: `units` are
     granted for each example, where an example is lived through and not drawn again. `reading` "context": nothing is learned, and the K
-    examples stand as text in front of each question (`in_context`).
+    examples stand as text in front of each question (`in_context`). "memory": each of the K is learned from once with the weights held, so
+    that only what the agent keeps beside them can tell of it (spec language.md 2.8, FS-mem).
     """
 
     tasks: tuple[Task, ...]
@@ -61,8 +62,8 @@ class FewShot:
     def __post_init__(self) -> None:
         if self.reading not in READINGS:
             raise unknown_name("reading", self.reading, READINGS, "stream.reading")
-        if self.reading == "context" and any(task.info.experience != "text" for task in self.tasks):
-            raise UserError(f"few shots in context need tasks of text, and '{self.tasks[0].name}' is none; leave reading at gradient")
+        if self.reading != "gradient" and any(task.info.experience != "text" for task in self.tasks):
+            raise UserError(f"few shots that are read need tasks of text, and '{self.tasks[0].name}' is none; leave reading at gradient")
 
 
 @dataclass(frozen=True)

@@ -123,14 +123,80 @@ def test_zero_shots_are_the_same_either_way_and_the_streams_are_not():
     assert lived()[0].hash() == lived("stream.reading=gradient")[0].hash() != lived("stream.reading=context")[0].hash()
 
 
+class Keeper(Reader):
+    """Remembers how it was taught: `calls` in their order."""
+
+    def __init__(self, task, seed):
+        super().__init__(task, seed)
+        self.calls = []
+
+    def begin_task(self, task):
+        self.calls.append("begin")
+
+    def hold_weights(self):
+        self.calls.append("hold")
+
+    def learn(self, experience):
+        self.calls.append(experience.remaining)
+        tokens, _, starts = experience.windows(experience.remaining, experience.longest)
+        assert starts.all()
+        HEARD.append((list(self.calls), len({tuple(row) for row in tokens.tolist()})))
+
+    def state_dict(self):
+        return {"calls": list(self.calls)}
+
+    def load_state_dict(self, state):
+        self.calls = list(state["calls"])
+
+
+def test_few_shots_of_memory_are_each_learned_from_once_with_the_weights_held():
+    HEARD.clear()
+    request = configuration.resolve([*WORDS, *SHOTS, "agent=random", "stream.reading=memory"]).request
+    Session(configuration.agent_spec(Keeper, {}).build, request.stream, 0, EventLog(MemorySink())).run()
+    taught = [(calls[-3:], different) for calls, different in (each for each in HEARD if len(each) == 2) if "hold" in calls]
+    assert taught == [(["begin", "hold", shots], shots) for shots in (2, 2, 5, 5)] * 2  # untrained, and at the end; two draws each
+
+
+def test_an_agent_that_cannot_hold_its_weights_is_refused_before_anything_runs():
+    request = configuration.resolve([*WORDS, *SHOTS, "agent=random", "stream.reading=memory"]).request
+    with pytest.raises(UserError, match="Reader has no hold_weights"):
+        Session(configuration.agent_spec(Reader, {}).build, request.stream, 0, EventLog(MemorySink())).run()
+
+
+@pytest.mark.parametrize("name", ["knn-lm", "frozen", "rmt"])
+def test_few_shots_of_memory_reach_what_agents_keep_and_no_weight(name):
+    resolved = configuration.resolve([*WORDS, *SHOTS, f"agent={name}", "stream.reading=memory"]).request
+    task, info = resolved.stream.few_shot.tasks[0], resolved.stream.info(0)
+    agent = resolved.agent.build(info, 3)
+    before = agent.state_dict()
+    agent.begin_task(task.info)
+    agent.hold_weights()
+    experience = task.experience(7, shots=5)
+    experience.meter.grant(5)
+    agent.learn(experience)
+    after = agent.state_dict()
+    for key, value in before["learner"]["networks"].items():
+        assert (after["learner"]["networks"][key] == value).all()
+    assert after["learner"]["gradient_steps"] == 0
+    questions = task.experience(9, shots=5)
+    questions.meter.grant(5)
+    asked, _ = questions.whole(5)
+    fresh = resolved.agent.build(info, 3)
+    fresh.load_state_dict(before)
+    told, untold = (each.policy(task.info) for each in (agent, fresh))
+    answers = [policy.logits(asked[:, :-1], policy.initial_state(5))[0] for policy in (told, untold)]
+    assert (np.abs(answers[0] - answers[1]).max() > 0) == (name != "rmt")  # whose memory lasts for an example
+
+
 def test_other_readings_and_other_streams_are_refused():
     with pytest.raises(UserError, match="Did you mean context"):
         configuration.resolve([*WORDS, "agent=random", "stream.reading=contexts"])
     from clbench.stream import FewShot
 
     tasks = configuration.resolve(["stream=toy", "agent=random"]).request.stream.tasks
-    with pytest.raises(UserError, match="need tasks of text"):
-        FewShot(tasks[:1], (0, 1), 1, 1, (-1,), reading="context")
+    for reading in ("context", "memory"):
+        with pytest.raises(UserError, match="need tasks of text"):
+            FewShot(tasks[:1], (0, 1), 1, 1, (-1,), reading=reading)
 
 
 def test_whole_examples_are_not_taken_while_one_is_open():
