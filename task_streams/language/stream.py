@@ -632,7 +632,8 @@ def few_shot_of(  # noqa: PLR0917
 ) -> FewShot | None:
     """Adaptation of the untrained agent and after the last of `phases`; None where there is nothing to adapt to.
 
-    `reading` "context": the examples stand in front of each question, and nothing is learned.
+    `reading` "context": the examples stand in front of each question, and nothing is learned; "memory": they are learned from with the
+    weights held.
     """
     return FewShot(adapted, tuple(shots), draws, units, (-1, phases - 1), "examples", reading=reading) if adapted else None
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from clbench.errors import UserError, unknown_name
 from clbench.interfaces import TaskInfo
-from clbench.stream import FewShot, Phase, TaskStream, variant
+from clbench.stream import Phase, TaskStream, variant
 
+from ..language.stream import few_shot_of
 from ..language.task import IDENTITIES
 from .corpus import Dataset
 from .encoding import Encoding
@@ -80,7 +81,7 @@ def local_stream(
     `longest`: tokens of a text that are kept. `train_examples`: of each task; null: all; each is seen `epochs` times. identity "blind":
     nothing tells tasks apart; "cued": the task's name opens each text; "oracle-id": that, and `TaskInfo.index`. `held_out` tasks are
     adapted to from `shots` examples (of choices for each answer), `draws` times, with `adaptation_units` examples drawn from them; with
-    `reading` "context" they stand in front of each question instead, and nothing is learned.
+    `reading` "context" they stand in front of each question instead, and nothing is learned, with "memory" weights are held.
     """
     counts = {"longest": longest, "test_examples": test_examples, "epochs": epochs, "train_examples": train_examples}
     _check(name, folder, identity, counts, classes_per_task)
@@ -115,7 +116,7 @@ def local_stream(
     built = [made(number, task) for number, task in enumerate(everything)]
     _say_what_is_cut(built, longest)
     columns, others = tuple(built[: len(chosen)]), tuple(built[len(chosen) :])
-    few = FewShot(others, tuple(shots), draws, adaptation_units, (-1, len(columns) - 1), "examples", reading=reading) if others else None
+    few = few_shot_of(others, shots, draws, adaptation_units, len(columns), reading)
     label = f"{name}-{Path(folder).expanduser().resolve().name.lower()}" if name == "local-text" else name
     stream = TaskStream(
         name=label if identity == "blind" else f"{label}-{identity}",
