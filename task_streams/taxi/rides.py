@@ -252,6 +252,8 @@ def rides(name: str, *, stands: int, walls: float, steps: int, from_visit: int, 
         raise unknown_name("rendering", rendering, RENDERINGS, "stream.rendering")
     if view not in VIEWS:
         raise unknown_name("view", view, VIEWS, "stream.view")
+    if not 2 <= stands <= 6 or not 0 <= walls <= 0.4:
+        raise UserError(f"taxi-text: stands must be 2 to 6 and walls 0 to 0.4, got {stands} and {walls}")
     if view == "own" and walls:
         raise UserError(
             f"taxi-text: with walls (got {walls}) a driver must see the cells around: give stream.view=around, or stream.walls=0"
