@@ -34,7 +34,7 @@ def curves(folder: Path, *options: str) -> dict[str, Curve]:
     found: dict[str, Curve] = {}
     with open(evals, newline="") as handle:
         for row in csv.DictReader(handle):
-            found.setdefault(row["task"], []).append((int(row["phase"]), float(row["score"])))
+            found.setdefault(row["task_id"], []).append((int(row["phase"]), float(row["score"])))
     return found
 
 
