@@ -592,8 +592,15 @@ def knowledge_stream(
 
 
 def _without_cues(
-    made: Sequence[Generator],
-    floor: Callable[[Any], float],
+    made: Sequence[Generator], floor: Callable[[Any], float], *, test_examples: int, validation: bool, **fields: Any
+) -> TaskStream:
+    """A stream whose tasks no op-code announces, one for each of the generators `made`, scored above `floor`."""
+    tasks = _text_tasks(made, floor, test_examples, validation)
+    return uncued_stream(tasks, test_examples=test_examples, validation=validation, **fields)
+
+
+def uncued_stream(
+    tasks: tuple[Task, ...],
     *,
     name: str,
     options: Mapping[str, Any],
@@ -605,10 +612,9 @@ def _without_cues(
     blur: float = 0.0,
     **fields: Any,
 ) -> TaskStream:
-    """A stream whose tasks no op-code announces, one for each of the generators `made`, scored above `floor`; `fields` are TaskStream's."""
+    """A stream over `tasks` of the common vocabulary, `test_examples` of each; `fields` are TaskStream's."""
     if test_examples < 1:
         raise UserError(f"stream '{name}': test_examples must be > 0, got {test_examples}")
-    tasks = _text_tasks(made, floor, test_examples, validation)
     fixed = {**options, "vocabulary": vocabulary().hash, "test_examples": test_examples}
     stream = TaskStream(name=name, tasks=tasks, options=fixed, **fields)
     return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats, blur=blur)

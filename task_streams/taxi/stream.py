@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from clbench.errors import UserError, unknown_name
 from clbench.stream import Phase, TaskStream, check_whole_steps, variant
 
-from ..language.stream import few_shot_of, granted_units
-from ..language.vocabulary import vocabulary
+from ..language.stream import few_shot_of, granted_units, uncued_stream
 from .rides import RideTask, rides
 from .task import TaxiTask
 from .world import TASKS
@@ -121,8 +120,6 @@ def taxi_text_stream(
     sub-tasks are adapted to from `shots` rides, `draws` times, with `adaptation_units` rides drawn from them. `repeats`: how often the list
     is lived through.
     """
-    if test_examples < 1:
-        raise UserError(f"stream '{name}': test_examples must be > 0, got {test_examples}")
     granted = granted_units(name, units, len(tasks))
     options = {
         "stands": stands,
@@ -136,17 +133,22 @@ def taxi_text_stream(
     scored_on = "validation" if validation else "test"
     made = [RideTask(rides(task, **options), test_examples=test_examples, scored_on=scored_on) for task in [*tasks, *held_out]]
     columns, adapted = tuple(made[: len(tasks)]), tuple(made[len(tasks) :])
-    stream = TaskStream(
+    return uncued_stream(
+        columns,
         name=name,
         version=version,
         budget=budget,
-        tasks=columns,
         phases=tuple(Phase((column,), count, points) for column, count in enumerate(granted)),
         few_shot=few_shot_of(adapted, shots, draws, adaptation_units, len(granted), reading),
         boundaries=boundaries,
         window=window,
         kind="taxi-text",
-        options={**options, "vocabulary": vocabulary().hash, "test_examples": test_examples},
+        options=options,
         description=f"rides of a taxi told step by step: {', '.join(tasks)}",
+        test_examples=test_examples,
+        joint=joint,
+        only=only,
+        validation=validation,
+        repeats=repeats,
+        blur=blur,
     )
-    return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats, blur=blur)
