@@ -9,7 +9,8 @@ A bar is about the worst seed: it is met where every run of its arm that asks fo
 about the mean of the scores of a task while it is trained, and not about the last one (`curve: 0.25`: while its first quarter is); with
 `of: [A, B]` about the fact A over the fact B,
 each summed over the episodes of the last evaluation (steps over successes: how many steps a success took). Of several tasks, joined by +,
-the mean counts.
+the mean counts. With `hours: BUDGET` in place of a task it is about the hours that a whole run of that budget would take, foretold from the
+times of the arm's shorter one.
 A run belongs to an arm by its stream, its seed and all options of its agent, so that runs under other options never count. Options that
 did not exist when it was made count as what they are by default: a new one does not make the packs of before strangers. Nor does what an
 agent would do with experience of another kind than the stream's.
@@ -25,7 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from . import catalogue, derived, registry
+from . import catalogue, derived, foretelling, registry
 from .errors import UserError, ValidationError
 from .experiment import Experiment, load
 from .files import make_folder, write_whole
@@ -62,6 +63,7 @@ class Bar:
     of: tuple[str, str] | None = None
     minus: str = ""
     curve: float = 0.0  # the share of a phase whose scores count; 0: the score at the end of the run
+    hours: str = ""  # a budget: about what a run of it takes, and about no task
 
     def values(self, arms: Mapping[str, Sequence[LoadedRun]]) -> list[float]:
         """What the bar is about, of each seed; of a ratio those seeds that both arms have."""
@@ -74,6 +76,8 @@ class Bar:
         return [found / other[seed] if other[seed] else math.inf for seed, found in mine.items() if seed in other]
 
     def _measured(self, runs: Sequence[LoadedRun]) -> dict[int, float]:
+        if self.hours:
+            return {run.seed: sum(foretelling.at_budget(run, self.hours)) for run in runs}
         if self.of is not None:
             return {run.seed: found for run in runs if (found := _pooled(run, self.task, *self.of)) is not None}
         found = _curves(runs, self.curve) if self.curve else scores(runs)
@@ -135,10 +139,11 @@ def claim(choice: str) -> Claim:
 
 def _bar(bar: Any, experiment: Experiment, where: str) -> Bar:
     signs = [key for key in SIGNS if isinstance(bar, Mapping) and key in bar]
-    if len(signs) != 1 or set(bar) - {"times", "of", "minus", "curve"} != {"arm", "task", *signs} or {"times", "minus"} <= set(bar):
+    wanted = {"arm", "hours" if isinstance(bar, Mapping) and "hours" in bar else "task", *signs}
+    if len(signs) != 1 or set(bar) - {"times", "of", "minus", "curve"} != wanted or {"times", "minus"} <= set(bar):
         raise UserError(
-            f"{where}: expected arm, task and one of {', '.join(SIGNS)}, and times for a ratio to another arm or minus for a difference, "
-            f"got {bar!r}"
+            f"{where}: expected arm, task (or hours) and one of {', '.join(SIGNS)}, and times for a ratio to another arm or minus for a "
+            f"difference, got {bar!r}"
         )
     of = bar.get("of")
     if of is not None and not (isinstance(of, Sequence) and len(of) == 2 and all(isinstance(fact, str) for fact in of)):
@@ -152,13 +157,14 @@ def _bar(bar: Any, experiment: Experiment, where: str) -> Bar:
     pair = None if of is None else (of[0], of[1])
     return Bar(
         bar["arm"],
-        str(bar["task"]),
+        str(bar.get("task", "")),
         signs[0],
         float(bar[signs[0]]),
         times=bar.get("times", ""),
         of=pair,
         minus=bar.get("minus", ""),
         curve=float(curve),
+        hours=str(bar.get("hours", "")),
     )
 
 
@@ -332,6 +338,8 @@ def _row(bar: Bar, values: Sequence[float]) -> list[str]:
     arm, limit = bar.arm, f"{SIGNS[bar.key]} {value}"
     task = bar.task.replace("+", ", ") if bar.of is None else f"{bar.task}, {bar.of[0]} / {bar.of[1]}"
     task += "" if not bar.curve else " (while trained)" if bar.curve == 1 else f" (the first {bar.curve:.0%} of training)"
+    if bar.hours:
+        task = f"hours of a whole run, budget {bar.hours}"
     if bar.times:
         arm, limit = f"{bar.arm} / {bar.times}", f"{limit} ×"
     if bar.minus:

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from clbench import foretelling
 from clbench.errors import ValidationError
+from clbench.loading import find_runs
 from clbench.report.continual_world import KIND, PAGE, PUBLISHED, generate, page
 from clbench.submissions import pack, pack_reference
 
@@ -114,3 +116,26 @@ def test_a_file_of_other_columns_is_refused(tmp_path):
         page(tmp_path)
     (tmp_path / "published" / "x.csv").unlink()
     assert "No runs yet." in page(tmp_path)
+
+
+def test_hours_of_a_whole_run_are_foretold_from_the_parts_of_a_short_one(tmp_path):
+    """Of 54 s 27 are acting, 9 simulation, 9 evaluation, 9 all else; a million steps a task are a thousand times as many, and 101 scores of
+    each task are 101 / 11 as many. Of cw10's own tasks there are ten: the toy has two."""
+    short = replace(acting(), name="cw10", family="cw10", budget="paper")
+    run = write_run(tmp_path / "runs", short, "ewc", 0, score, world=9.0)
+    pack([run], tmp_path / "results" / "reproductions" / "published-hours", **WORDS)
+    (loaded,) = find_runs(tmp_path / "results")
+    expected = [7.5, 2.5, 9 * 101 / 11 / 3600, 2.5]
+    assert list(foretelling.at_budget(loaded, "paper")) == pytest.approx(expected, rel=1e-12)
+    row = next(line for line in page(tmp_path / "results").splitlines() if line.startswith("| cw10"))
+    assert row.split(" | ")[2:] == ["1", "2,000 in 54 s", "**12.5 h**", "7.5 h", "2.5 h", "1.4 min", "2.5 h |"]
+
+
+def test_a_run_that_does_not_say_what_its_time_went_into_foretells_nothing(tmp_path):
+    run = write_run(tmp_path / "runs", replace(acting(), name="cw10", family="cw10", budget="paper"), "ewc", 0, score)
+    pack([run], tmp_path / "results" / "reproductions" / "published-hours", **WORDS)
+    with pytest.raises(ValidationError, match="expected a run that says what its time went into"):
+        page(tmp_path / "results")
+    with pytest.raises(ValidationError, match="got one of steps@1"):
+        elsewhere = write_run(tmp_path / "other", acting(), "ewc", 0, score, world=9.0)
+        foretelling.at_budget(find_runs(elsewhere.parent)[0], "paper")
