@@ -226,7 +226,8 @@ def variant(
         stream = replace(stream, name=f"{stream.name}-validation", family=f"{stream.family}-validation")
     if joint:
         points = max(len(stream.phases), stream.window)
-        phases = (Phase(tuple(range(len(stream.tasks))), sum(phase.units for phase in stream.phases), points),)
+        columns = tuple(sorted({column for phase in stream.phases for column in phase.columns}))  # not those that are only probed
+        phases = (Phase(columns, sum(phase.units for phase in stream.phases), points),)
         few = replace(stream.few_shot, after=(-1, 0)) if stream.few_shot else None
         return replace(stream, name=f"{stream.name}-joint", role="joint", phases=phases, few_shot=few)
     if only is None:

@@ -16,6 +16,7 @@ from clbench.stream import FewShot, Phase, TaskStream, variant
 from . import composition, dictionary, distance, domains, drift, knowledge, needles, overwrite, world
 from .algorithmic import EXAMPLES, HELD_OUT, STREAM, TEST_EXAMPLES
 from .algorithmic import tasks as make_tasks
+from .probes import TWO_HOP, UNKNOWN, check_probes, probe_tasks
 from .task import Generator, TextTask, announced
 from .vocabulary import vocabulary
 
@@ -552,6 +553,7 @@ def knowledge_stream(
     updated: float = 0.25,
     statements: int = 6,
     exposures: int = 400,
+    probes: Sequence[str] = (),
     points: int = 4,
     boundaries: bool = True,
     joint: bool = False,
@@ -562,16 +564,27 @@ def knowledge_stream(
     """Facts about `entities` with `attributes` of `values` values each: published in phase 0, then `phases` - 1 diffs, one phase each.
 
     A later phase describes a share `added` of the entities for the first time and changes a share `updated` of the facts. Each fact stands
-    in `exposures` documents of `statements` statements, with a question for each document. `validation`: another history.
+    in `exposures` documents of `statements` statements, with a question for each document. `probes`: what is asked beside the news, two-hop
+    (everybody has a boss then, and is asked about through it) or unknown (an eighth of the entities is never described). `validation`:
+    another history.
     """
+    check_probes(probes)
     lived = knowledge.history(
-        entities=entities, attributes=attributes, values=values, phases=phases, added=added, updated=updated, validation=validation
+        entities=entities,
+        attributes=attributes,
+        values=values,
+        phases=phases,
+        added=added,
+        updated=updated,
+        validation=validation,
+        bosses=TWO_HOP in probes,
+        silent=UNKNOWN in probes,
     )
     stream = TaskStream(
         name=name,
         version=version,
         budget=budget,
-        tasks=tuple(knowledge.tasks(lived, statements)),
+        tasks=(*knowledge.tasks(lived, statements), *probe_tasks(lived, probes, statements)),
         phases=tuple(Phase((phase,), knowledge.phase_units(lived, phase, statements, exposures), points) for phase in range(phases)),
         boundaries=boundaries,
         window=window,
@@ -585,8 +598,9 @@ def knowledge_stream(
             "statements": statements,
             "exposures": exposures,
             "vocabulary": vocabulary().hash,
+            **({"probes": list(probes)} if probes else {}),
         },
-        description=f"{entities * attributes} facts, published and brought up to date in {phases} phases",
+        description=f"{int(lived.published.any(axis=0).sum())} facts, published and brought up to date in {phases} phases",
     )
     return variant(stream, joint=joint, only=only, validation=validation)
 

@@ -16,6 +16,7 @@ from importlib import resources
 from clbench.errors import unknown_name
 
 PAD, BOS, EOS, ANS = 0, 1, 2, 3
+UNKNOWN = 9  # said of what is not known
 SEP, QUERY, KEY, VALUE = 4, 5, 6, 7
 OP_CODES = range(16, 64)
 DIGITS = range(64, 74)
