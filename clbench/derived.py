@@ -200,6 +200,16 @@ class Reference:
         columns = [n for run in self.runs for phase in run.trained or () for n in phase]
         return min((columns.count(n) for n in set(columns)), default=0)
 
+    @property
+    def lowest(self) -> dict[str, float]:
+        """By name of a task the lowest of the last scores of the runs that trained it."""
+        found: dict[str, float] = {}
+        for run in self.runs:
+            for column in {column for phase in run.trained or () for column in phase}:
+                name = run.labels[column]
+                found[name] = min(found.get(name, math.inf), float(run.score[-1, column]))
+        return found
+
 
 def find_reference(manifest: Record, results_dir: Path | None) -> Reference | None:
     """The committed reference set of a run's stream family, version and budget, looked for beside `results_dir` and in ./results."""

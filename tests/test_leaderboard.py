@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from clbench import derived
 from clbench.errors import UserError, ValidationError
 from clbench.report import formats, leaderboard
 from clbench.submissions import pack, pack_reference
@@ -89,11 +90,28 @@ def test_the_head_says_what_the_numbers_are(board):
         "50 episodes per cell",
         "reference set ewc (hash ",
         "2 runs per task, minimum headroom 0.500",
+        "Alone each task ends at (lowest run of the reference set): a 0.500, b 0.500.",
         "95 % Student t",
         "Holm",
     ):
         assert part in text
     assert re.search(r"IQM: middle half of runs x tasks; .*percentile bootstrap, whole runs.*seed 0", text)
+
+
+def test_what_a_task_alone_ends_at_is_the_lowest_last_score_of_the_runs_that_trained_it(tmp_path):
+    def rising(top):  # of a: half as much halfway; b is not trained and stays at .3
+        return lambda phase, step, column: 0.3 if column else top * step / 1000
+
+    def alone(only):
+        return stream(("a", "b"), role="single", only=only, points=2, shots=False)
+
+    singles = [write_run(tmp_path / "singles", alone(0), "ewc", seed, rising(top)) for seed, top in enumerate((0.9, 0.6, 0.8))]
+    pack_reference(singles, tmp_path / "results" / "references", name="ewc", date="2026-11-01")
+    assert derived.find_reference(manifest_of(singles[0]), tmp_path / "results").lowest == {"a": pytest.approx(0.6)}
+
+
+def manifest_of(folder):
+    return json.loads((folder / "run.json").read_text())
 
 
 def test_fewer_than_five_runs_stand_below_without_a_rank(board):

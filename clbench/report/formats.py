@@ -101,6 +101,7 @@ def statements(table: Table) -> list[str]:
         f"{' or '.join(map(str, table.episodes)) or 'no'} episodes per cell; {runs} {'run' if runs == '1' else 'runs'} per row.",
         f"Performance is the mean over {columns} tasks; forgetting divides by the tasks that the last phase does not train.",
         _reference_line(table.reference),
+        *_alone_line(table),
         "Intervals: 95 % Student t over runs, the reference held fixed."
         + (
             f" Rows with fewer than {RUNS_FOR_INTERVAL} runs have no interval and no rank: mean (min .. max) over runs."
@@ -125,6 +126,13 @@ def _reference_line(reference: ReferenceNote | None) -> str:
         f"Forward transfer: against reference set {reference.name} (hash {reference.hash[:12]}), "
         f"{counted(reference.runs, 'run')} per task, minimum headroom {score(reference.min_headroom)}{low}."
     )
+
+
+def _alone_line(table: Table) -> list[str]:
+    """How well each task is learned where there is no other, in the order of the table's columns."""
+    found = table.reference.alone if table.reference else {}
+    alone = [f"{task} {score(found[task])}" for task in table.tasks if task in found]
+    return [f"Alone each task ends at (lowest run of the reference set): {', '.join(alone)}."] if alone else []
 
 
 def data(table: Table) -> list[dict[str, Any]]:

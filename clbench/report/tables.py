@@ -109,6 +109,7 @@ class ReferenceNote:
     hash: str
     runs: int
     min_headroom: float
+    alone: Mapping[str, float]  # by task the lowest last score among the runs that learned it and nothing else
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,8 @@ def _table(own: Sequence[LoadedRun], bounds: Sequence[LoadedRun], references: Pa
     note = None
     if reference is not None and summaries:
         minimum = summaries[0]["forward_transfer"]["min_headroom"]
-        note = ReferenceNote(reference.name, reference.hash, reference.count, math.nan if minimum is None else minimum)
+        headroom = math.nan if minimum is None else minimum
+        note = ReferenceNote(reference.name, reference.hash, reference.count, headroom, reference.lowest)
     return Table(
         stream=first.stream,
         family=first.family,
