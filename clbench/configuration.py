@@ -105,21 +105,29 @@ def build_stream(choice: Choice, tree: Mapping[str, Any]) -> TaskStream:
 def build_agent(choice: Choice, tree: Mapping[str, Any], device: str) -> AgentSpec:
     """The specification of the agent of a composed node."""
     options = {key: value for key, value in tree.items() if key not in OWN_FIELDS["agent"]}
-    check_parts(options)
-    return AgentSpec(tree["name"], choice.constructor, options, device)
+    identity = checked_parts(options)
+    return AgentSpec(tree["name"], choice.constructor, options, device, identity)
 
 
-def check_parts(options: Mapping[str, Any], where: str = "agent") -> None:
-    """Check the options of every part (a mapping with a `kind`) against its constructor, once more than Hydra does."""
+def checked_parts(options: Mapping[str, Any], where: str = "agent") -> dict[str, Any]:
+    """Check the options of every part (a mapping with a `kind`) against its constructor, once more than Hydra does.
+
+    Returned is what the agent is known by: the same options, but those of a part whose class has `identify(options)` as that says.
+    """
+    identity = dict(options)
     for key, value in options.items():
         if not isinstance(value, Mapping):
             continue
         group = "methods" if where.endswith("methods") else PARTS.get(str(key))
         if "kind" in value and group is not None:
             rest = {name: option for name, option in value.items() if name != "kind"}
-            registry.check_options(registry.load(group, value["kind"]), rest, f"{where}.{key}")
+            constructor = registry.load(group, value["kind"])
+            registry.check_options(constructor, rest, f"{where}.{key}")
+            if hasattr(constructor, "identify"):
+                identity[key] = {"kind": value["kind"], **constructor.identify(rest)}
         else:
-            check_parts(value, f"{where}.{key}")
+            identity[key] = checked_parts(value, f"{where}.{key}")
+    return identity
 
 
 def checked_device(name: str) -> str:

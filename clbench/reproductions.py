@@ -305,7 +305,7 @@ def _same_run(request: Request, manifest: Mapping[str, Any]) -> bool:
     return (
         (manifest["schema"], manifest["protocol_version"], manifest["order_id"]) == (SCHEMA, PROTOCOL_VERSION, 0)
         and (manifest["seed"], agent["name"]) == (request.seed, request.agent.name)
-        and _same_options(*(_used(options, request) for options in (plain(request.agent.options), agent["config"])))
+        and _same_options(*(_used(options, request) for options in (request.agent.configuration, agent["config"])))
         and manifest["stream"]["hash"] == request.stream.hash()
     )
 

@@ -29,12 +29,16 @@ from .stream import PROTOCOL_VERSION, TaskStream, digest, plain
 
 @dataclass(frozen=True)
 class AgentSpec:
-    """An agent as it is asked for: a name for tables, a constructor, its options. `device` and `threads` are not part of its identity."""
+    """An agent as it is asked for: a name for tables, a constructor, its options. `device` and `threads` are not part of its identity.
+
+    `identity`: the options as records and run keys have them, where that is not what the constructor takes: a file by its content, say.
+    """
 
     name: str
     constructor: Callable[..., Agent]
     options: Mapping[str, Any] = field(default_factory=dict)
     device: str = "auto"
+    identity: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -46,11 +50,16 @@ class AgentSpec:
         device = {"device": self.device} if "device" in options_of(self.constructor) and "device" not in self.options else {}
         return self.constructor(task, seed, **self.options, **device)
 
+    @property
+    def configuration(self) -> Any:
+        """What says which agent this is, in plain types."""
+        return plain(self.options if self.identity is None else self.identity)
+
     def describe(self) -> dict[str, Any]:
         """Name, origin, configuration and the hash of source and configuration."""
         module = inspect.getmodule(self.constructor)
         module_name = module.__name__ if module else "?"
-        configuration = plain(self.options)
+        configuration = self.configuration
         sources = _sources(module)
         return {
             "name": self.name,
@@ -107,7 +116,7 @@ class Request:
             "stream_hash": self.stream.hash(),
             "order_id": 0,
             "agent": self.agent.name,
-            "agent_config": plain(self.agent.options),
+            "agent_config": self.agent.configuration,
             "seed": self.seed,
         }
         return digest(identity)[:12]

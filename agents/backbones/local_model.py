@@ -6,11 +6,14 @@ Shape letters: V vocabulary of the model, N tokens of a stream, D width.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from .backbone import TokenRows
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+_MODEL_FILES = (".json", ".safetensors", ".bin", ".model", ".txt")  # config, weights, and the tokenizer in its several forms
 _INSTALL = "pip install 'clbench[hf]'"
 
 
@@ -132,6 +136,25 @@ def load(folder: str | None, precision: str) -> LocalModel:
     spoken = None if head.weight is embedding.weight else head.weight.detach().clone()
     body.set_input_embeddings(nn.Identity())  # its rows live with the learner
     return LocalModel(body, _rows_once(read, spoken, tokenizer), read.shape[1], float(read.std()), path)
+
+
+def fingerprint(folder: str) -> str:
+    """Its kind and a digest of its files (sha256, the first 16 digits) for the model in `folder`; `folder` itself where none lies there."""
+    path = Path(folder).expanduser()
+    try:
+        kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type", "model")
+        files = sorted(file for file in path.iterdir() if file.is_file() and file.suffix in _MODEL_FILES)
+        lines = [f"{file.name} {_digest(file, file.stat().st_size, file.stat().st_mtime_ns)}\n" for file in files]
+    except (OSError, ValueError, AttributeError):  # what is wrong is said where the model is opened
+        return folder
+    return f"{kind}@{hashlib.sha256(''.join(lines).encode()).hexdigest()[:16]}"
+
+
+@lru_cache(maxsize=256)
+def _digest(file: Path, _size: int, _modified: int) -> str:
+    """Of the content of `file`, read once as long as it does not change."""
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _opened(transformers: Any, path: Path, options: dict[str, Any]) -> Any:

@@ -13,6 +13,7 @@ Shape letters: B batch, T time, L segment length, M memory tokens, R rows, S key
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ from clbench.errors import UserError, unknown_name
 
 from . import state as states
 from .backbone import Backbone, MemorySpec, Output, State, TokenRows
-from .local_model import PRECISIONS, LocalModel, adapted, imported, load
+from .local_model import PRECISIONS, LocalModel, adapted, fingerprint, imported, load
 from .pieces import Piece, put, read_in_pieces, slots_of
 
 _PROBED = 5  # tokens by which it is seen whether a model can be cut
@@ -78,6 +79,12 @@ class Pretrained(Backbone):
         self._shapes = self._probed(str(folder))  # by layer the heads and width of its keys
         digest = f"pretrained {model.config.model_type}, keys {sorted(set(self._shapes))}"
         self.spec = MemorySpec(digest, self.output_size, len(self._shapes), segment_length, capacity=memory_tokens)
+
+    @staticmethod
+    def identify(options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options with what lies in the folder in place of the folder: runs of one model are the same wherever it lies."""
+        folder = options.get("folder")
+        return {**options, "folder": fingerprint(folder)} if folder is not None else dict(options)
 
     def token_rows(self, written: tuple[str, ...], size: int) -> TokenRows | None:
         return self._rows(written, size, self._learns_rows)

@@ -14,6 +14,7 @@ from tiny_models import WORDS, tiny_model
 from clbench.agents.backbones.pretrained import Pretrained
 from clbench.agents.composed import Composed
 from clbench.agents.learners.language_modelling import TokenModel
+from clbench.configuration import resolve
 from clbench.errors import UserError
 from clbench.interfaces import TaskInfo
 from clbench.task_streams.language.stream import knowledge_stream
@@ -281,3 +282,30 @@ def test_the_code_of_a_folder_is_not_run(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         Pretrained(WIDTH, folder=str(folder))
     assert not (tmp_path / "was-run").exists()
+
+
+def asked(folder: str):
+    return resolve(["stream=world-qa", "agent=pretrained", f"agent.text.backbone.folder={folder}"]).request
+
+
+def test_a_run_is_known_by_what_lies_in_the_folder_and_not_by_where_it_lies(tmp_path):
+    here, there = tiny_model("gpt2"), tmp_path / "moved"
+    shutil.copytree(here, there)
+    (there / "README.md").write_text("as it was found")
+    first, moved = asked(here), asked(str(there))
+    assert moved.run_key == first.run_key
+    assert moved.agent.options["text"]["backbone"]["folder"] == str(there)  # which is what is opened
+    known = first.manifest()["agent"]["config"]["text"]["backbone"]["folder"]
+    assert known.startswith("gpt2@") and str(there) not in json.dumps(moved.manifest())
+    assert asked(tiny_model("llama")).run_key != first.run_key
+    weights = next(there.glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1  # of the last number one bit
+    weights.write_bytes(content)
+    assert asked(str(there)).run_key != first.run_key
+
+
+def test_a_folder_without_a_model_is_refused_where_it_is_opened_and_not_before(tmp_path):
+    request = asked(str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="expected the folder of a model"):
+        request.agent.build(request.stream.tasks[0].info, 0)
