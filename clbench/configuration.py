@@ -123,8 +123,8 @@ def checked_parts(options: Mapping[str, Any], where: str = "agent") -> dict[str,
             rest = {name: option for name, option in value.items() if name != "kind"}
             constructor = registry.load(group, value["kind"])
             registry.check_options(constructor, rest, f"{where}.{key}")
-            if hasattr(constructor, "identify"):
-                identity[key] = {"kind": value["kind"], **constructor.identify(rest)}
+            identify: Callable[[Mapping[str, Any]], Mapping[str, Any]] = getattr(constructor, "identify", dict)
+            identity[key] = {"kind": value["kind"], **identify(rest)}
         else:
             identity[key] = checked_parts(value, f"{where}.{key}")
     return identity
