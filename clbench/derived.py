@@ -24,7 +24,6 @@ from .errors import ValidationError
 from .matrix import EvaluationMatrix
 from .store import SCHEMA, merge, parse_events, read_json
 
-METRIC_VERSION = 1
 MAX_UNPACKED = 200 * 2**20
 EVALS_COLUMNS = (
     *("run_key", "stream", "agent", "seed", "order_id", "phase", "step", "task", "task_id", "episodes"),
@@ -277,10 +276,11 @@ def summary(manifest: Record, events: Sequence[Record], reference: Reference | N
         costs=cost,
     )
     values = metrics.measure_all(measured)
-    minimum = None if reference is None else _null(np.min(metrics.headroom(_reference_means(scores, reference))))
+    trained = [n for n in range(scores.num_tasks) if scores.phases_of(n)]
+    minimum = None if reference is None else _null(np.min(metrics.headroom(_reference_means(scores, reference))[trained]))
     return {
         "schema": SCHEMA,
-        "metric_version": METRIC_VERSION,
+        "metric_version": metrics.METRIC_VERSION,
         "run_key": manifest["run_key"],
         "stream": f"{manifest['stream']['name']}@{manifest['stream']['version']}",
         "family": spec["family"],

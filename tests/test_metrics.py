@@ -251,6 +251,19 @@ def test_joint_phases_have_performance_and_nothing_else():
     assert "joint" in (explain_missing("forgetting", mixed) or "")
 
 
+def test_columns_that_are_only_asked_about_count_for_the_end_and_not_for_learning():
+    plain = EvaluationMatrix([0, 1, 2], [-1, 0, 1], [[0.1, 0.2], [0.6, 0.3], [0.2, 0.7]], trained=((0,), (1,)))
+    probed = EvaluationMatrix([0, 1, 2], [-1, 0, 1], [[0.1, 0.2, 0.0], [0.6, 0.3, 0.5], [0.2, 0.7, 0.6]], trained=((0,), (1,)))
+    assert metrics.performance(probed) == pytest.approx((0.2 + 0.7 + 0.6) / 3)
+    for name in ("forgetting", "backward_transfer", "learning_auc", "zero_shot_transfer"):
+        found = measure(name, Measurements(probed, 1))
+        assert found == pytest.approx(measure(name, Measurements(plain, 1))) and explain_missing(name, probed) is None, name
+    assert metrics.forgetting(probed) == pytest.approx(0.4) and metrics.learning_auc(probed) == pytest.approx(0.65)
+    assert metrics.forward_transfer_raw(probed, np.array([0.5, 0.5, np.nan])) == pytest.approx(0.15)
+    assert metrics.forward_transfer(probed, np.array([0.5, 0.5, np.nan]), include_first=False) == pytest.approx(0.4)
+    assert np.isnan(metrics.learning_auc_per_task(probed)[2])  # by task it stays unknown
+
+
 def test_merged_visits_use_the_first_phase_for_learning_and_the_last_for_forgetting():
     # hidden identity: column 0 is trained in phases 0 and 2, column 1 in phase 1
     score = [[0.1, 0.2], [0.6, 0.3], [0.2, 0.7], [0.9, 0.5]]

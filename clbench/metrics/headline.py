@@ -26,6 +26,7 @@ from .windows import (
     forgettable_columns,
     later_columns,
     learning_curve,
+    trained_columns,
     untrained,
     window_mean,
     window_means,
@@ -52,8 +53,8 @@ def worst_task(matrix: EvaluationMatrix, *, window: int = 1) -> float:
 def forgetting(matrix: EvaluationMatrix, *, window: int = 1) -> float:
     """Score lost since the end of each task's own phase: mean of D_n - L_n, in [-1, 1]; negative means it improved later.
 
-    The mean is over the columns that the last phase does not train, N - 1 in a plain stream; NaN where there is none, and for joint
-    phases. Wolczyk et al. 2021 divide by N (`cw.forgetting`).
+    The mean is over the columns that some phase trains and the last does not, N - 1 in a plain stream; NaN where there is none, and for
+    joint phases. Wolczyk et al. 2021 divide by N (`cw.forgetting`).
     """
     return _mean(forgetting_per_task(matrix, window=window)[forgettable_columns(matrix)])
 
@@ -76,8 +77,8 @@ def backward_transfer_per_task(matrix: EvaluationMatrix, *, window: int = 1) -> 
 
 
 def learning_auc(matrix: EvaluationMatrix, *, window: int = 1) -> float:
-    """Score while learning: mean over n of A_n, in [0, 1]; NaN for joint phases."""
-    return float(learning_auc_per_task(matrix, window=window).mean())
+    """Score while learning: mean over the trained n of A_n, in [0, 1]; NaN for joint phases."""
+    return _mean(learning_auc_per_task(matrix, window=window)[trained_columns(matrix)])
 
 
 def learning_auc_per_task(matrix: EvaluationMatrix, *, window: int = 1) -> Vector:
@@ -91,8 +92,8 @@ def forward_transfer(matrix: EvaluationMatrix, reference: Vector, *, include_fir
     `reference` (N,) is r_n, from `reference_curve_means` over the stream's reference set. A task without headroom makes it NaN. With
     r_n constant, its mean over runs is the ratio of means of Wolczyk et al. 2021, equation of section 4 (`cw.forward_transfer`).
     """
-    columns = range(matrix.num_tasks) if include_first else later_columns(matrix)
-    return _mean(forward_transfer_per_task(matrix, reference, window=window)[list(columns)])
+    columns = trained_columns(matrix) if include_first else later_columns(matrix)
+    return _mean(forward_transfer_per_task(matrix, reference, window=window)[columns])
 
 
 def forward_transfer_per_task(matrix: EvaluationMatrix, reference: Vector, *, window: int = 1) -> Vector:
@@ -103,8 +104,8 @@ def forward_transfer_per_task(matrix: EvaluationMatrix, reference: Vector, *, wi
 
 def forward_transfer_raw(matrix: EvaluationMatrix, reference: Vector, *, include_first: bool = True, window: int = 1) -> float:
     """Learning curve against training alone: mean over n of A_n - r_n, in [-1, 1]; always printed next to `forward_transfer`."""
-    columns = range(matrix.num_tasks) if include_first else later_columns(matrix)
-    return _mean(forward_transfer_raw_per_task(matrix, reference, window=window)[list(columns)])
+    columns = trained_columns(matrix) if include_first else later_columns(matrix)
+    return _mean(forward_transfer_raw_per_task(matrix, reference, window=window)[columns])
 
 
 def forward_transfer_raw_per_task(matrix: EvaluationMatrix, reference: Vector, *, window: int = 1) -> Vector:
@@ -185,7 +186,7 @@ def forgetting_windows(matrix: EvaluationMatrix, window: int) -> list[Window]:
 
 def curve_windows(matrix: EvaluationMatrix, _: int) -> list[Window]:
     """The windows `learning_auc` and forward transfer read."""
-    return [learning_curve(matrix, n) for n in range(matrix.num_tasks)]
+    return [learning_curve(matrix, n) for n in trained_columns(matrix)]
 
 
 def zero_shot_windows(matrix: EvaluationMatrix, _: int) -> list[Window]:

@@ -19,7 +19,8 @@ from .costs import Costs, retained_growth
 from .shots import FewShotCurve, few_shot, few_shot_area, few_shot_gain
 from .windows import Vector, Window, missing_cell
 
-METRIC_VERSION = 1
+METRIC_VERSION = 2
+"""2: columns that no phase trains (probes) count for what a run ends with, and not for what is about learning, which they had made NaN."""
 SHOTS = (0, 1, 2, 5, 10, 20, 50)
 
 

@@ -128,15 +128,20 @@ def first_phase(matrix: EvaluationMatrix, column: int) -> int | None:
     return next(iter(matrix.phases_of(column)), None)
 
 
+def trained_columns(matrix: EvaluationMatrix) -> list[int]:
+    """The columns that some phase trains: all in a plain stream, and not those that are only asked about (probes)."""
+    return [n for n in range(matrix.num_tasks) if matrix.phases_of(n)]
+
+
 def later_columns(matrix: EvaluationMatrix) -> list[int]:
-    """The columns that the first phase does not train: those the past can have helped."""
-    return [n for n in range(matrix.num_tasks) if first_phase(matrix, n) != 0]
+    """The trained columns that the first phase does not train: those the past can have helped."""
+    return [n for n in trained_columns(matrix) if first_phase(matrix, n) != 0]
 
 
 def forgettable_columns(matrix: EvaluationMatrix) -> list[int]:
-    """The columns that the last phase does not train: N - 1 of them in a plain stream."""
+    """The trained columns that the last phase does not train: N - 1 of them in a plain stream."""
     last = num_phases(matrix) - 1
-    return [n for n in range(matrix.num_tasks) if last not in matrix.phases_of(n)]
+    return [n for n in trained_columns(matrix) if last not in matrix.phases_of(n)]
 
 
 def phase_columns(matrix: EvaluationMatrix) -> tuple[tuple[int, ...], ...]:

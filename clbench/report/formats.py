@@ -99,7 +99,7 @@ def statements(table: Table) -> list[str]:
         f"{columns} tasks, {len(table.spec['phases'])} phases, {sum(phase['units'] for phase in table.spec['phases']):,} {table.unit}.",
         f"Window: {counted(table.spec['window'], 'row')} at the end of a phase and of the run; "
         f"{' or '.join(map(str, table.episodes)) or 'no'} episodes per cell; {runs} {'run' if runs == '1' else 'runs'} per row.",
-        f"Performance is the mean over {columns} tasks; forgetting divides by the tasks that the last phase does not train.",
+        f"Performance is the mean over {columns} tasks; forgetting divides by those that a phase trains and the last one does not.",
         _reference_line(table.reference),
         *_alone_line(table),
         "Intervals: 95 % Student t over runs, the reference held fixed."
