@@ -7,10 +7,10 @@
 A bar is about the worst seed: it is met where every run of its arm that asks for its task meets it. Bars that fail stay on the page. With
 `times: ARM` it is about the ratio to the run of another arm with the same seed, with `minus: ARM` about the difference; with `curve: true`
 about the mean of the scores of a task while it is trained, and not about the last one (`curve: 0.25`: while its first quarter is); with
-`of: [A, B]` about the fact A over the fact B,
-each summed over the episodes of the last evaluation (steps over successes: how many steps a success took). Of several tasks, joined by +,
-the mean counts. With `hours: BUDGET` in place of a task it is about the hours that a whole run of that budget would take, foretold from the
-times of the arm's shorter one.
+`of: [A, B]` about the fact A over the fact B, each summed over the episodes of the last evaluation (steps over successes: how many steps a
+success took). Of several tasks, joined by +, the mean counts, and of several arms, joined alike, all runs. With `interval: true` it is not
+the worst seed that decides but the end of the 95 % interval over seeds, of which there must be five. With `hours: BUDGET` in place of a
+task it is about the hours that a whole run of that budget would take, foretold from the times of the arm's shorter one.
 A run belongs to an arm by its stream, its seed and all options of its agent, so that runs under other options never count. Options that
 did not exist when it was made count as what they are by default: a new one does not make the packs of before strangers. Nor does what an
 agent would do with experience of another kind than the stream's.
@@ -64,13 +64,14 @@ class Bar:
     minus: str = ""
     curve: float = 0.0  # the share of a phase whose scores count; 0: the score at the end of the run
     hours: str = ""  # a budget: about what a run of it takes, and about no task
+    interval: bool = False  # the end of the interval over seeds decides, and not the worst of them
 
     def values(self, arms: Mapping[str, Sequence[LoadedRun]]) -> list[float]:
         """What the bar is about, of each seed; of a ratio those seeds that both arms have."""
-        mine = self._measured(arms[self.arm])
+        mine = self._measured(_together(arms, self.arm))
         if not self.times and not self.minus:
             return list(mine.values())
-        other = self._measured(arms[self.times or self.minus])
+        other = self._measured(_together(arms, self.times or self.minus))
         if self.minus:
             return [found - other[seed] for seed, found in mine.items() if seed in other]
         return [found / other[seed] if other[seed] else math.inf for seed, found in mine.items() if seed in other]
@@ -84,9 +85,17 @@ class Bar:
         parts = [found.get(task, {}) for task in self.task.split("+")]
         return {seed: _mean([part[seed] for part in parts]) for seed in parts[0] if all(seed in part for part in parts)}
 
-    def met(self, accuracies: Sequence[float]) -> bool:
-        """Whether all of them clear the bar."""
-        return all(found >= self.value if self.key == "at_least" else found <= self.value for found in accuracies)
+    def decisive(self, values: Sequence[float]) -> float:
+        """The one of them, or of the ends of their interval, that has to clear the bar; NaN where there are too few for an interval."""
+        if self.interval:
+            ends = mean_interval(values)
+            return ends.low if self.key == "at_least" else ends.high
+        return min(values) if self.key == "at_least" else max(values)
+
+    def met(self, values: Sequence[float]) -> bool:
+        """Whether it is cleared."""
+        found = self.decisive(values)
+        return found >= self.value if self.key == "at_least" else found <= self.value
 
 
 @dataclass(frozen=True)
@@ -140,7 +149,7 @@ def claim(choice: str) -> Claim:
 def _bar(bar: Any, experiment: Experiment, where: str) -> Bar:
     signs = [key for key in SIGNS if isinstance(bar, Mapping) and key in bar]
     wanted = {"arm", "hours" if isinstance(bar, Mapping) and "hours" in bar else "task", *signs}
-    if len(signs) != 1 or set(bar) - {"times", "of", "minus", "curve"} != wanted or {"times", "minus"} <= set(bar):
+    if len(signs) != 1 or set(bar) - {"times", "of", "minus", "curve", "interval"} != wanted or {"times", "minus"} <= set(bar):
         raise UserError(
             f"{where}: expected arm, task (or hours) and one of {', '.join(SIGNS)}, and times for a ratio to another arm or minus for a "
             f"difference, got {bar!r}"
@@ -151,7 +160,9 @@ def _bar(bar: Any, experiment: Experiment, where: str) -> Bar:
     curve = bar.get("curve", False)
     if not isinstance(curve, bool) and not (isinstance(curve, float) and 0 < curve < 1):
         raise UserError(f"{where}: curve: expected true, false or a share of the phase between 0 and 1, got {curve!r}")
-    for arm in (bar["arm"], bar.get("times", bar["arm"]), bar.get("minus", bar["arm"])):
+    if not isinstance(bar.get("interval", False), bool):
+        raise UserError(f"{where}: interval: expected true or false, got {bar['interval']!r}")
+    for arm in "+".join((bar["arm"], bar.get("times", bar["arm"]), bar.get("minus", bar["arm"]))).split("+"):
         if arm not in experiment.arms:
             raise UserError(f"{where}: no arm '{arm}'; arms are {', '.join(experiment.arms)}")
     pair = None if of is None else (of[0], of[1])
@@ -165,7 +176,12 @@ def _bar(bar: Any, experiment: Experiment, where: str) -> Bar:
         minus=bar.get("minus", ""),
         curve=float(curve),
         hours=str(bar.get("hours", "")),
+        interval=bar.get("interval", False),
     )
+
+
+def _together(arms: Mapping[str, Sequence[LoadedRun]], names: str) -> list[LoadedRun]:
+    return [run for name in names.split("+") for run in arms[name]]
 
 
 def scores(runs: Sequence[LoadedRun]) -> dict[str, dict[int, float]]:
@@ -224,7 +240,9 @@ def pack(claim: Claim, runs_dir: Path, results: Path, date: str) -> list[Path]:
         mine = [folder for folder, manifest in there.items() if any(_same_run(request, manifest) for request in missing)]
         for stream in sorted({folder.parents[2].name for folder in mine}):
             alike = [folder for folder in mine if folder.parents[2].name == stream]
-            made.append(packed(alike, target, team="clbench", date=date, tuning=claim.text("tuning"), notes=f"arm {arm} of {claim.name}"))
+            earlier = len(list(target.glob(f"{stream}/*/*/{date}-clbench*")))  # of the same day, of other seeds
+            team = f"clbench-{earlier + 1}" if earlier else "clbench"
+            made.append(packed(alike, target, team=team, date=date, tuning=claim.text("tuning"), notes=f"arm {arm} of {claim.name}"))
     return made
 
 
@@ -343,20 +361,13 @@ def _row(bar: Bar, values: Sequence[float]) -> list[str]:
     if bar.times:
         arm, limit = f"{bar.arm} / {bar.times}", f"{limit} ×"
     if bar.minus:
-        arm = f"{bar.arm} - {bar.minus}"
-    if not values:
-        return [arm, task, "0", MISSING, MISSING, limit, "not run"]
-    spread = interval_text(mean_interval(values)) if len(values) >= RUNS_FOR_INTERVAL else _range(values)
-    worst = min(values) if bar.key == "at_least" else max(values)
-    return [
-        arm,
-        task,
-        str(len(values)),
-        spread,
-        f"{worst:.3f}",
-        limit,
-        "met" if bar.met(values) else "failed",
-    ]
+        arm = f"{bar.arm} - {bar.minus}".replace("+", ", ")
+    if bar.interval:
+        limit += " (interval)"
+    spread = interval_text(mean_interval(values)) if len(values) >= RUNS_FOR_INTERVAL else _range(values) if values else MISSING
+    if len(values) < (RUNS_FOR_INTERVAL if bar.interval else 1):
+        return [arm, task, str(len(values)), spread, MISSING, limit, "not run"]
+    return [arm, task, str(len(values)), spread, f"{bar.decisive(values):.3f}", limit, "met" if bar.met(values) else "failed"]
 
 
 def _range(values: Sequence[float]) -> str:

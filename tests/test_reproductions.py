@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from clbench import reproductions, runs, submissions
 from clbench.configuration import resolve
@@ -151,7 +153,8 @@ def test_the_claims_of_clbench_can_be_judged():
         commands = [words for arm in claim.experiment.arms.values() for words in arm]
         requests = [request for arm in claim.requests.values() for request in arm]
         assert len(commands) == len(requests) and requests[-1].run_key == resolve(commands[-1]).request.run_key
-        assert all(task in columns[bar.arm] for bar in claim.bars if not bar.hours for task in bar.task.split("+"))
+        for bar in (bar for bar in claim.bars if not bar.hours):
+            assert set(bar.task.split("+")) <= set().union(*(columns[arm] for arm in bar.arm.split("+")))
 
 
 def manifest_of(words, **left_out):
@@ -283,3 +286,45 @@ def test_a_bar_on_a_difference_pairs_runs_by_seed_and_one_on_a_curve_takes_the_s
     assert made.bars[5].values(arms)[0] == pytest.approx(sum(seen[0]) / len(seen[0]))
     page = reproductions.page([made], results)
     assert "kept - lost" in page and "(while trained)" in page and "(the first 50% of training)" in page and f"{task}, {others[0]}" in page
+
+
+def test_more_seeds_of_the_same_day_are_another_pack_and_an_interval_needs_five(tmp_path, task):
+    bars = [
+        f"{{arm: kept, task: {task}, at_least: 0.0, interval: true}}",
+        f"{{arm: kept, task: {task}, at_least: 0.999, interval: true}}",
+        f"{{arm: kept, task: {task}, at_most: 0.1, interval: true}}",
+        f"{{arm: kept+held, task: {task}+elsewhere, at_least: 0.0, curve: true, interval: true}}",
+    ]
+    arms = ["{arm: kept, agents: [nearest-neighbour], streams: [toy], seeds: [0, 1, 2, 3, 4]}"]
+    arms += ["{arm: held, agents: [random], streams: [toy], seeds: [0, 1]}"]
+    file = tmp_path / "five.yaml"
+    head, _, _ = CLAIM.partition("  bars:")
+    file.write_text("\n".join([f"{head}  bars:", *(f"    - {bar}" for bar in bars), "runs:", *(f"  - {arm}" for arm in arms), ""]))
+    made, results = reproductions.claim(str(file)), tmp_path / "results"
+    for words in made.experiment.arms["kept"][:2]:
+        runs.execute(resolve(words).request, tmp_path / "runs")
+    (first,) = reproductions.pack(made, tmp_path / "runs", results, "2026-11-01")
+    assert [row["verdict"] for row in rows(reproductions.page([made], results))] == ["not run"] * 4
+    for words in made.experiment.arms["kept"][2:]:
+        runs.execute(resolve(words).request, tmp_path / "runs")
+    (second,) = reproductions.pack(made, tmp_path / "runs", results, "2026-11-01")
+    assert (first.name, second.name) == ("2026-11-01-clbench", "2026-11-01-clbench-2") and not list(submissions.findings(second))
+    found = list(reproductions.scores(_arms(made, results)["kept"])[task].values())
+    low, high = stats.t.interval(0.95, 4, np.mean(found), np.std(found, ddof=1) / np.sqrt(5))
+    judged = [bar.decisive(bar.values(_arms(made, results))) for bar in made.bars[:3]]
+    assert judged == pytest.approx([low, low, high]) and len(found) == 5
+    shown = [row["verdict"] for row in rows(reproductions.page([made], results))]
+    assert shown == ["met" if low >= 0 else "failed", "met" if low >= 0.999 else "failed", "failed", "not run"]
+
+
+def test_arms_that_stand_together_are_measured_as_one(claim, results, tmp_path, task):
+    others = sorted({name for runs in _arms(claim, results).values() for run in runs for name in reproductions.scores([run])} - {task})
+    made = judged_by(tmp_path / "joined.yaml", [f"{{arm: kept+unseen, task: {task}+{others[0]}, at_least: 0.0, minus: lost+unseen}}"])
+    alone = judged_by(tmp_path / "alone.yaml", [f"{{arm: kept, task: {task}+{others[0]}, at_least: 0.0, minus: lost}}"])
+    arms = _arms(made, results)
+    assert made.bars[0].values(arms) == alone.bars[0].values(arms) != []  # of unseen there are no runs
+    assert "kept, unseen - lost, unseen" in reproductions.page([made], results)
+    with pytest.raises(UserError, match="no arm 'gone'; arms are kept, lost, unseen"):
+        judged_by(tmp_path / "gone.yaml", [f"{{arm: kept+gone, task: {task}, at_least: 0.0}}"])
+    with pytest.raises(UserError, match="interval: expected true or false, got 5"):
+        judged_by(tmp_path / "five.yaml", [f"{{arm: kept, task: {task}, at_least: 0.0, interval: 5}}"])
