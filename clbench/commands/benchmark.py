@@ -37,7 +37,11 @@ def execute(arguments: argparse.Namespace, out: Output) -> int:
         return _overhead(arguments.overrides, arguments.json, out)
     if arguments.overrides:
         raise UserError(f"benchmark {arguments.name} takes no key=value, got '{arguments.overrides[0]}'")
-    result = registry.load("benchmarks", arguments.name)()
+    measure = registry.load("benchmarks", arguments.name)
+    if not arguments.json:
+        said = catalogue.summary_line("benchmarks", registry.providers("benchmarks")[arguments.name])
+        out.say(f"{said} This takes minutes; the figures come when all of it is measured.")
+    result = measure()
     table = getattr(result, "table", None)
     if callable(table) and out.terminal and not arguments.json:
         out.console.print(table())
