@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from clbench.errors import UserError
 from clbench.loading import find_runs
 from clbench.reproductions import claim
 from clbench.runs import Request
+from clbench.task_streams.language import long_reading as long_reading_module
 from clbench.task_streams.language.distance import generator
 from clbench.task_streams.language.generation import Examples
 from clbench.task_streams.language.long_reading import OPTIONS, SEGMENT, Reading, Readings, learned, long_reading, read, text
@@ -24,11 +24,12 @@ from clbench.task_streams.language.vocabulary import ANS, BOS, SYMBOLS, vocabula
 class Scripted:
     """Keeps the four tokens behind <fact> and counts what it reads.
 
-    `forgets`: what it keeps is gone after as many tokens. `tires`: seconds that a window takes behind as many tokens, none before.
+    `forgets`: what it keeps is gone after as many tokens. `tires`: seconds that a window takes behind as many tokens, none before. Its
+    clock is its own: a window takes a thousandth of a second.
     """
 
     def __init__(self, forgets: int = 10**9, tires: tuple[int, float] = (0, 0.0)) -> None:
-        self.forgets, self.tires, self.longest, self.read, self.calls = forgets, tires, 0, 0, 0
+        self.forgets, self.tires, self.longest, self.read, self.calls, self.now = forgets, tires, 0, 0, 0, 0.0
 
     def initial_state(self, batch: int) -> Any:
         return None
@@ -39,7 +40,7 @@ class Scripted:
             state = tokens[:, 2:6], 0
         kept, read = state[0], state[1] + tokens.shape[1]
         self.longest, self.read, self.calls = max(self.longest, tokens.shape[1]), read, self.calls + 1
-        time.sleep(0.001 + (self.tires[1] if read > self.tires[0] else 0.0))
+        self.now += 0.001 + (self.tires[1] if read > self.tires[0] else 0.0)
         logits = np.zeros((*tokens.shape, vocabulary().size), dtype=np.float32)
         if tokens[0, 0] == ANS and read <= self.forgets:
             np.put_along_axis(logits, kept[:, :, None], 1.0, axis=2)
@@ -54,12 +55,16 @@ def test_who_remembers_the_first_tokens_answers_at_any_length(tokens: int) -> No
     assert reader.longest <= 1024
 
 
-def test_the_pace_is_that_of_a_window_far_on_beside_the_second() -> None:
-    assert read(Scripted(), 512)[2] == 1.0  # no second window
+def test_the_pace_is_that_of_a_window_far_on_beside_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pace(reader: Scripted, tokens: int) -> float:
+        monkeypatch.setattr(long_reading_module.time, "perf_counter", lambda: reader.now)
+        return read(reader, tokens)[2]
+
+    assert pace(Scripted(), 512) == 1.0  # no second window
     reader = Scripted()
-    assert read(reader, 20 * 1024)[2] == pytest.approx(1.0, abs=0.5)
+    assert pace(reader, 20 * 1024) == pytest.approx(1.0)
     assert reader.calls == 20 + 3 + 1  # the windows, the second again with numbers 1, 9 and 17, the question
-    assert read(Scripted(tires=(5 * 1024, 0.02)), 64 * 1024)[2] > 5
+    assert pace(Scripted(tires=(5 * 1024, 0.02)), 64 * 1024) == pytest.approx(21.0)
 
 
 def test_who_forgets_guesses() -> None:
