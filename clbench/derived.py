@@ -276,7 +276,7 @@ def summary(manifest: Record, events: Sequence[Record], reference: Reference | N
         costs=cost,
     )
     values = metrics.measure_all(measured)
-    trained = [n for n in range(scores.num_tasks) if scores.phases_of(n)]
+    trained = metrics.trained_columns(scores)
     minimum = None if reference is None else _null(np.min(metrics.headroom(_reference_means(scores, reference))[trained]))
     return {
         "schema": SCHEMA,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from . import catalogue
+from .derived import Record
 from .errors import ValidationError
 from .loading import LoadedRun
 
@@ -25,11 +26,16 @@ class Hours(NamedTuple):
 
 def measured(run: LoadedRun) -> Hours | None:
     """What the run itself took, over all its attempts; None where it does not say it."""
-    last = next((record for record in reversed(run.events) if record["kind"] == "resources"), {})
+    last = _spent(run)
     if "world_s" not in last or not last.get("total_s"):
         return None
     learn, world, evaluate, total = (float(last[f"{name}_s"]) / 3600 for name in ("learn", "world", "evaluate", "total"))
     return Hours(learn - world, world, evaluate, max(0.0, total - learn - evaluate))
+
+
+def _spent(run: LoadedRun) -> Record:
+    """The last record of what the run took; empty where there is none."""
+    return next((record for record in reversed(run.events) if record["kind"] == "resources"), {})
 
 
 def at_budget(run: LoadedRun, budget: str) -> Hours:
@@ -44,6 +50,6 @@ def at_budget(run: LoadedRun, budget: str) -> Hours:
     phases = run.spec["phases"]
     units = whole["units"] * sum(len(phase["columns"]) for phase in phases) / sum(phase["units"] for phase in phases)
     scored = (1 + whole["points"] * len(phases)) / (1 + sum(phase["points"] for phase in phases))
-    prepared = float(next(r for r in reversed(run.events) if r["kind"] == "resources").get("prepare_s") or 0.0) / 3600
+    prepared = float(_spent(run).get("prepare_s") or 0.0) / 3600
     rest = max(0.0, found.other - prepared) * units + prepared
     return Hours(found.acting * units, found.simulation * units, found.evaluation * scored, rest)

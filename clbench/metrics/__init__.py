@@ -33,7 +33,7 @@ from .headline import (
 )
 from .shots import FewShotCurve, few_shot, few_shot_area, few_shot_gain
 from .table import FAMILIES, METRIC_VERSION, METRICS, Measurements, Metric, explain_missing, measure, measure_all
-from .windows import boundary_matrix
+from .windows import boundary_matrix, trained_columns
 
 __all__ = [
     "FAMILIES",
@@ -77,6 +77,7 @@ __all__ = [
     "plasticity_trend",
     "reference_curve_means",
     "retained_growth",
+    "trained_columns",
     "worst_task",
     "zero_shot_transfer",
     "zero_shot_transfer_per_task",

@@ -235,7 +235,7 @@ def _curve(run: LoadedRun) -> Curve:
 def _hours(runs: Sequence[LoadedRun]) -> str:
     """Of a run, on the average; and what of its whole time went into what, where runs say it."""
     mean = amount(float(np.mean([hours(derived.costs(run.events)) for run in runs])), "h")
-    spent = [[hours / sum(found) for hours in found] for run in runs if (found := foretelling.measured(run)) is not None]
+    spent = [[part / sum(found) for part in found] for run in runs if (found := foretelling.measured(run)) is not None]
     if not spent:
         return mean
     shares = np.mean(spent, axis=0)

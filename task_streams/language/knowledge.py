@@ -229,7 +229,7 @@ class History:
 
     def answer(self, card: Integer, phase: int) -> Integer:
         """(n,), the number of the value that answers each card after `phase`; -1: unknown."""
-        if not len(card) or card.max() < self.facts:
+        if not self.bosses:
             return self.value[phase, card]
         held = card.copy()
         far = card >= self.facts

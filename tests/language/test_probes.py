@@ -12,6 +12,8 @@ from clbench.task_streams.language.stream import knowledge_stream
 from clbench.task_streams.language.vocabulary import ANS, EOS, PAD, vocabulary
 from clbench.task_streams.language.world import PEOPLE
 
+from ..answering import Answering
+
 WORD = vocabulary().name
 VALUES = {name: {WORD(int(token)) for token in ids} for name, ids in ATTRIBUTES}
 NAMES = {WORD(int(token)) for token in PEOPLE}
@@ -34,7 +36,7 @@ def statement(words: list[str]) -> tuple[str, str, str]:
     return (second, attribute, first) if words[2:5] == ["is", "the", "boss"] else (first, attribute, second)
 
 
-class Reader:
+class Reader(Answering):
     """Keeps what documents said last, and answers questions from that alone."""
 
     def __init__(self) -> None:
@@ -51,19 +53,6 @@ class Reader:
         if words[2:5] == ["of", "the", "boss"]:
             who = self.said.get((who, "boss"), "")
         return self.said.get((who, words[1]), "<unknown>").split()[0]  # of a person the name
-
-    def initial_state(self, batch: int) -> np.ndarray:
-        return np.zeros((batch, 0), dtype=np.int64)
-
-    def logits(self, tokens: np.ndarray, state: np.ndarray):
-        text = np.concatenate([state, tokens], axis=1)
-        out = np.zeros((*text.shape, 512))
-        for number, row in enumerate(text.tolist()):
-            if ANS in row:
-                place = row.index(ANS)
-                out[number, place, vocabulary().id(self.answer(row[:place]))] = 1
-                out[number, place + 1 :, EOS] = 1
-        return out[:, state.shape[1] :], text
 
 
 def news(stream: TaskStream, phase: int, seed: int = 7) -> News:
