@@ -88,8 +88,28 @@ def test_references_of_some_tasks_only_give_no_transfer(results, tmp_path):
 
 def test_what_a_task_alone_takes_is_told_run_by_run(results):
     text = page(results)
-    assert "| reach | 3 | 3 of 3 | 600, 600, 600 | 1.000, 1.000, 1.000 | 2.5, 2.5, 2.5 |" in text
-    assert "| push | 3 | 0 of 3 | never (best 0.600), never (best 0.600), never (best 0.600) |" in text
+    assert "| reach | 8 environments | 3 | 3 of 3 | 600, 600, 600 | 0.800, 0.800, 0.800 | 1.000, 1.000, 1.000 | 2.5, 2.5, 2.5 |" in text
+    assert "| push | 8 environments | 3 | 0 of 3 | never (best 0.600), never (best 0.600), never (best 0.600) |" in text
+
+
+def test_settings_stand_beside_each_other_task_by_task(tmp_path):
+    fast = {"learner": {"updates": 16, "update_every": 64, "batch_size": 128}, "backbone": {"depth": 2, "width": 128}}
+    slow = {"learner": {"updates": 50, "update_every": 50, "batch_size": 128}, "backbone": {"depth": 4, "width": 256}}
+    target = tmp_path / "results" / "reproductions" / "sample-efficiency"
+    for name, control, environments, level in (("fast", fast, 8, score), ("slow", slow, 1, lambda *_: 0.4)):
+        lived = replace(acting(role="single"), options={**OPTIONS, "environments": environments})
+        runs = [write_run(tmp_path / name, lived, "fine-tuning", seed, level, config={"control": control}) for seed in range(2)]
+        pack(runs, target / name, **WORDS)
+    text = page(tmp_path / "results")
+    assert text.count("### steps@1, budget smoke: fine-tuning") == 1 and "1,000 environment steps a task in 1 or 8 environments" in text
+    assert "| reach | 8 environments, 0.25 updates of 128 a step, 2 x 128 | 2 | 2 of 2 | 600, 600 | 0.800, 0.800 | 1.000, 1.000 |" in text
+    alone = "never (best 0.400), never (best 0.400) | 0.400, 0.400 | 0.400, 0.400 |"
+    assert f"| reach | 1 environment, 1 update of 128 a step, 4 x 256 | 2 | 0 of 2 | {alone}" in text
+
+
+def test_a_run_of_all_tasks_at_once_has_the_steps_of_each(tmp_path):
+    pack([write_run(tmp_path / "runs", acting(role="joint"), "ewc", 0, score)], tmp_path / "results" / "submissions", **WORDS)
+    assert "- 1,000 environment steps a task in 8 environments" in page(tmp_path / "results")
 
 
 def test_published_figures_stand_as_they_were_printed(results):

@@ -2,7 +2,7 @@
 
     results/submissions/<stream>/<budget>/...     packs; those of streams that are learned by acting in Meta-World are tables here
     results/references/<stream>/<budget>/...      single-task runs: what learning takes, and what forward transfer is measured against
-    results/reproductions/<claim>/...             packs that show what a run costs
+    results/reproductions/<claim>/...             packs that show what a run costs, and what a setting needs in steps
     results/published/*.csv                       figures of others, each row with its source, carried as they were printed
 
 Nothing on the page is typed by hand, and nothing on it is compared across versions of Meta-World or of its rewards.
@@ -33,6 +33,8 @@ KIND = "metaworld-reinforcement"
 PURPOSES = ("updates and acting", "simulation", "evaluation", "all else")
 COSTS = "published-hours"
 """The claim whose runs are short ones at the published settings."""
+EFFICIENCY = "sample-efficiency"
+"""The claim whose runs learn tasks alone at several settings."""
 PAPER = "paper"
 LEARNED = 0.8
 """The success from which a task counts as learned."""
@@ -114,6 +116,12 @@ def page(results: Path) -> str:
         "## What learning a task alone takes",
         "",
         *_sections(results / "references", results, _alone, named=True),
+        "## The fast setting beside the published one",
+        "",
+        "The same tasks, steps, scores and seeds; only the settings differ.",
+        f"Run them: `clbench run experiment=reproduce/{EFFICIENCY}`; the bars are on [the page of reproductions](reproductions.md).",
+        "",
+        *_sections(results / "reproductions" / EFFICIENCY, results, _alone, named=True),
         "## What the published budget would take",
         "",
         *_foretold(results),
@@ -173,10 +181,12 @@ def _conditions(group: Sequence[LoadedRun]) -> Iterator[str]:
     """What all runs of a table share."""
     spec = group[0].spec
     options, phases = spec["options"], spec["phases"]
+    steps = phases[0]["units"] // len(phases[0]["columns"])  # a phase of all tasks at once has those of all
+    environments = " or ".join(map(str, sorted({run.spec["options"]["environments"] for run in group})))
     tasks = ", ".join(escape(task) for task in group[0].tasks)
     yield f"- Tasks: {tasks}"
     yield (
-        f"- {phases[0]['units']:,} environment steps a task in {options['environments']} environments, horizon {options['horizon']}, "
+        f"- {steps:,} environment steps a task in {environments} environments, horizon {options['horizon']}, "
         f"rewards {options['rewards']}, Meta-World {options['metaworld']}, MuJoCo {options['mujoco']}; "
         f"{options['episodes']} episodes on held-out positions for each score, {phases[0]['points']} scores a task"
         + (f" (Continual World's windows of {cw.WINDOW} take those)" if phases[0]["points"] < cw.WINDOW else "")
@@ -189,30 +199,47 @@ def _conditions(group: Sequence[LoadedRun]) -> Iterator[str]:
 
 
 def _alone(group: Sequence[LoadedRun], results: Path) -> Iterator[str]:
-    """How each task was learned, run by run."""
+    """How each task was learned at each setting, run by run."""
     yield (
-        f"Steps: at the first score of at least {LEARNED}; beside it the last score, and the minutes of the whole run. "
-        "Where a run never got there, its best score."
+        f"Steps: at the first score of at least {LEARNED}; beside it the mean of all scores and the last one, and the minutes of the whole "
+        "run. Where a run never got there, its best score."
     )
     yield ""
-    by_task: dict[str, list[LoadedRun]] = defaultdict(list)
+    alike: dict[tuple[str, str], list[LoadedRun]] = defaultdict(list)
     for run in group:
-        by_task[run.tasks[run.spec["phases"][0]["columns"][0]]].append(run)
+        alike[run.tasks[run.spec["phases"][0]["columns"][0]], _setting(run)].append(run)
     rows = []
-    for task, runs in by_task.items():
+    for (task, setting), runs in alike.items():
         runs = sorted(runs, key=lambda run: run.seed)
         curves = [_curve(run) for run in runs]
         rows.append(
             [
                 escape(task),
+                setting,
                 str(len(runs)),
                 f"{sum(bool(curve.learned) for curve in curves)} of {len(runs)}",
                 ", ".join(f"{curve.learned:,}" if curve.learned else f"never (best {score(curve.best)})" for curve in curves),
+                ", ".join(score(curve.mean) for curve in curves),
                 ", ".join(score(curve.last) for curve in curves),
                 ", ".join(f"{60 * hours(derived.costs(run.events)):.1f}" for run in runs),
             ]
         )
-    yield from markdown_table(("Task", "Runs", "Learned", "Steps until learned", "Last score", "Minutes"), rows)
+    yield from markdown_table(("Task", "Setting", "Runs", "Learned", "Steps until learned", "Mean", "Last score", "Minutes"), rows)
+
+
+def _setting(run: LoadedRun) -> str:
+    """What its learner does for a step, and with which network, as far as the configuration of the agent says it."""
+    parts = run.manifest["agent"]["config"]
+    options = parts.get("control", {}) if isinstance(parts, Mapping) else {}
+    learner, backbone = options.get("learner", {}), options.get("backbone", {})
+    environments = run.spec["options"]["environments"]
+    said = [f"{environments} environment{'s' * (environments > 1)}"]
+    if {"updates", "update_every", "batch_size"} <= learner.keys():
+        pace = learner["updates"] / learner["update_every"]
+        said.append(f"{pace:g} update{'s' * (pace != 1)} of {learner['batch_size']} a step")
+    if {"depth", "width"} <= backbone.keys():
+        said.append(f"{backbone['depth']} x {backbone['width']}")
+    return ", ".join(said)
 
 
 class Curve(NamedTuple):
@@ -220,6 +247,7 @@ class Curve(NamedTuple):
 
     learned: int | None  # steps at the first score of at least LEARNED
     best: float
+    mean: float  # of all scores but the one before training
     last: float
 
 
@@ -229,7 +257,7 @@ def _curve(run: LoadedRun) -> Curve:
     rows = matrix.phase >= 0
     steps, scores = matrix.step[rows], matrix.score[rows, column]
     there = np.flatnonzero(scores >= LEARNED)
-    return Curve(int(steps[there[0]]) if there.size else None, float(scores.max()), float(scores[-1]))
+    return Curve(int(steps[there[0]]) if there.size else None, float(scores.max()), float(scores.mean()), float(scores[-1]))
 
 
 def _hours(runs: Sequence[LoadedRun]) -> str:
