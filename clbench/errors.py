@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+FEW = 12  # names, which a line has room for
+
 
 class ClbenchError(Exception):
     """A message of one line: what was expected, what came, where, and what to type next."""
@@ -44,8 +46,9 @@ class Interrupted(ClbenchError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], see: str) -> UserError:
-    """The error for a name that is not there, with the nearest ones that are."""
+    """The error for a name that is not there, with the nearest ones that are; where none is near and they are few, with all."""
     names = sorted(known)
     near = get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"Did you mean {', '.join(near)}? " if near else ""
+    few = f"Known: {', '.join(names)}. " if 0 < len(names) <= FEW else ""
+    hint = f"Did you mean {', '.join(near)}? " if near else few
     return UserError(f"Unknown {kind} '{name}'. {hint}See: {see}")

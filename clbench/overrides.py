@@ -43,6 +43,17 @@ def split(overrides: Iterable[str]) -> Typed:
     return Typed(literal, tuple(others))
 
 
+def budget_and_options(command: str, words: Sequence[str], groups: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What was typed after `command`: the budget, where one is named, and options, which must be of `groups` (`stream.OPTION=VALUE`)."""
+    budgets = [word.partition("=")[2] for word in words if word.startswith("budget=")]
+    options = [word for word in words if not word.startswith("budget=")]
+    for word in options:
+        key, equals, _ = word.partition("=")
+        if not equals or key.partition(".")[0] not in groups or "." not in key:
+            raise UserError(f"{command}: expected {', '.join(f'{group}.OPTION=VALUE' for group in groups)} or budget=NAME, got '{word}'")
+    return budgets[-1:], options
+
+
 def grid(overrides: Sequence[str]) -> list[list[str]]:
     """All combinations of `agent=a,b`, `seed=range(0,5)` and `key=1,2`; one where nothing is varied."""
     choices: list[list[str]] = []

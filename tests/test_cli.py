@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,6 +98,39 @@ def test_a_text_stream_is_described_by_ten_examples(name, of, capsys):
     assert [row["task"] for row in described["scores"]] == described["tasks"]
 
 
+def test_a_variant_is_described_as_it_would_be_run(capsys):
+    assert call("describe", "world-qa", "stream.rendering=text", "stream.people=5", "--json") == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["with"] == ["stream.rendering=text", "stream.people=5"] and "went to the" in " ".join(described["examples"])
+    assert [row["budget"] for row in described["budgets"]] == ["smoke"]
+    assert ["stream.people", 5] in [option[:2] for option in described["options"]]
+    assert call("describe", "world-qa", "budget=standard", "--json") == 0
+    assert [row["budget"] for row in json.loads(capsys.readouterr().out)["budgets"]] == ["standard"]
+    assert call("describe", "ewc", "agent.methods.ewc.strength=5") == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^  with +agent\.methods\.ewc\.strength=5$", text, re.M) and re.search(r"^option +value", text, re.M)
+    assert re.search(r"^agent\.methods\.ewc\.strength +5\b", text, re.M)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["world-qa", "rendering=text"], "expected stream.OPTION=VALUE, agent.OPTION=VALUE or budget=NAME, got 'rendering=text'"),
+        (["world-qa", "stream.rendering=verse"], "Unknown rendering 'verse'. Known: pronouns, symbolic, text. See: stream.rendering"),
+        (
+            ["world-qa", "stream.people=5", "agent.name=x"],
+            "expected options of a stream or of an agent, got both: stream.people=5 agent.name=x",
+        ),
+        (["performance", "stream.people=5"], "Unknown stream 'performance'"),
+        (["world-qa", "agent.name=x"], "Unknown agent 'world-qa'"),
+        (["world-qa", "budget=huge"], "stream 'world-qa' has no budget 'huge'"),
+    ],
+)
+def test_options_of_what_has_none_are_refused(words, said, capsys):
+    assert call("describe", *words) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_run_is_described_and_measured_from_its_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert call("run", *TINY, "agent=random", "--quiet") == 0
@@ -104,6 +138,8 @@ def test_a_run_is_described_and_measured_from_its_folder(tmp_path, monkeypatch, 
     before = {name: (folder / name).read_bytes() for name in ("evals.csv", "summary.json")}
     assert call("describe", folder) == 0
     assert "toy@1, budget smoke" in capsys.readouterr().out
+    assert call("describe", folder, "stream.repeats=2") == 2
+    assert "is a run, which has the options it was made with; leave out stream.repeats=2" in capsys.readouterr().err
     for name in before:
         (folder / name).unlink()
     assert call("metrics", tmp_path) == 0

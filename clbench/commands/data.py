@@ -15,6 +15,7 @@ from pathlib import Path
 from .. import registry
 from ..errors import UserError
 from ..output import Output
+from ..overrides import budget_and_options
 
 NOTHING = 1
 
@@ -52,11 +53,8 @@ def _export(arguments: argparse.Namespace, out: Output) -> int:
 
     if not arguments.out:
         raise UserError(f"data export writes files; expected --out DIR, as in: clbench data export {arguments.name} --out questions")
-    budgets = [word.partition("=")[2] for word in arguments.overrides if word.startswith("budget=")]
-    words = [word for word in arguments.overrides if not word.startswith("budget=")]
-    if strange := [word for word in words if not word.startswith("stream.")]:
-        raise UserError(f"data export: expected stream.OPTION=VALUE or budget=NAME, got '{strange[0]}'")
-    stream = configuration.stream_of(arguments.name, budgets[-1] if budgets else None, words)
+    budgets, words = budget_and_options("data export", arguments.overrides, ("stream",))
+    stream = configuration.stream_of(arguments.name, budgets[0] if budgets else None, words)
     written: list[Path] = registry.load("data", "export")(stream, Path(arguments.out))
     group = written[-1]
     if arguments.json:

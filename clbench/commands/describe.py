@@ -2,6 +2,8 @@
 
 clbench describe ewc
 clbench describe mw3-demo
+clbench describe world-qa stream.rendering=text budget=standard
+clbench describe local-text stream.folder=~/data/snips
 clbench describe ./mine.py:Mine
 clbench describe results/runs/toy@1/smoke/ewc/s000-...
 """
@@ -10,13 +12,14 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import catalogue, registry
-from ..errors import unknown_name
+from ..errors import UserError, unknown_name
 from ..output import Output
+from ..overrides import budget_and_options
 from .run_states import state
 
 PARTS = ("methods", "backbones", "learners")
@@ -27,12 +30,13 @@ Description = dict[str, Any]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `clbench describe`."""
     parser.add_argument("name", help="a name of `clbench list`, a path, or the folder of a run")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="options of the stream or agent, and budget=NAME")
     parser.add_argument("--json", action="store_true", help="for another program")
 
 
 def execute(arguments: argparse.Namespace, out: Output) -> int:
     """Write what is known of the name; one that several things share is described several times."""
-    descriptions = describe(arguments.name)
+    descriptions = [_with(arguments.name, arguments.overrides)] if arguments.overrides else describe(arguments.name)
     if arguments.json:
         out.json(descriptions if len(descriptions) > 1 else descriptions[0])
         return 0
@@ -60,6 +64,20 @@ def describe(name: str) -> list[Description]:
     return found
 
 
+def _with(name: str, words: Sequence[str]) -> Description:
+    """The stream or agent `name` under the overrides `words`, whichever they are options of."""
+    budgets, options = budget_and_options("describe", words, ("stream", "agent"))
+    groups = {word.partition(".")[0] for word in options} | {"stream" for _ in budgets}
+    if len(groups) > 1:
+        raise UserError(f"describe: expected options of a stream or of an agent, got both: {' '.join(words)}")
+    if (Path(name) / "run.json").is_file():
+        raise UserError(f"describe: {name} is a run, which has the options it was made with; leave out {words[0]}")
+    if groups == {"stream"}:
+        return _stream(name, catalogue.find("stream", name), options, budgets)
+    is_class = ":" in name or name.endswith(".py")
+    return _agent(name, None if is_class else catalogue.find("agent", name), options)
+
+
 def _named(name: str) -> Iterator[Description]:
     if name in catalogue.files("agent"):
         yield _agent(name, catalogue.find("agent", name))
@@ -80,11 +98,11 @@ def _metrics() -> dict[str, Any]:
     return {**METRICS, **FAMILIES}
 
 
-def _agent(choice: str, file: catalogue.ConfigFile | None) -> Description:
+def _agent(choice: str, file: catalogue.ConfigFile | None, words: Sequence[str] = ()) -> Description:
     from .. import composition, configuration
 
     chosen = configuration.choose_agent(choice)
-    tree = composition.compose({"agent": chosen.node}, [], configuration.default_budget())["agent"]
+    tree = composition.compose({"agent": chosen.node}, words, configuration.default_budget())["agent"]
     spec = configuration.build_agent(chosen, tree, "auto").describe()
     notes = catalogue.comments(file.path) if file else {}
     options = {key: value for key, value in tree.items() if key not in ("name", "kind", "description")}
@@ -92,6 +110,7 @@ def _agent(choice: str, file: catalogue.ConfigFile | None) -> Description:
         "what": "agent",
         "name": tree["name"],
         "description": tree["description"] or (inspect.getdoc(chosen.constructor) or "").split("\n")[0],
+        "with": list(words),
         "kind": tree["kind"],
         "provider": (file.provider if file else None) or spec["distribution"] or "a file of yours",
         "file": str(file.path) if file else choice,
@@ -108,16 +127,19 @@ def _flat(options: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
             yield f"{above}{key}", value
 
 
-def _stream(choice: str, file: catalogue.ConfigFile) -> Description:
+def _stream(choice: str, file: catalogue.ConfigFile, words: Sequence[str] = (), wanted: Sequence[str] = ()) -> Description:
+    """At all its budgets, or at those `wanted`; under the overrides `words` at one."""
     from .. import composition, configuration, schemas
 
     values = file.read()
     notes = catalogue.comments(file.path)
-    budgets = list(values.get("budgets") or {}) or [configuration.default_budget()]
+    budgets = list(wanted) or list(values.get("budgets") or {}) or [configuration.default_budget()]
+    if words and not wanted:
+        budgets = budgets[:1]
     built = {}
     for budget in budgets:
         chosen = configuration.choose_stream(choice, budget)
-        tree = composition.compose({"stream": chosen.node}, [], budget)["stream"]
+        tree = composition.compose({"stream": chosen.node}, words, budget)["stream"]
         built[budget] = (configuration.build_stream(chosen, tree), tree)
     stream, tree = built[budgets[0]]
     own = schemas.OWN_FIELDS["stream"]
@@ -125,6 +147,7 @@ def _stream(choice: str, file: catalogue.ConfigFile) -> Description:
         "what": "stream",
         "name": stream.identity,
         "description": stream.description,
+        "with": list(words),
         "kind": stream.kind,
         "provider": file.provider or "a file of yours",
         "file": str(file.path),
@@ -251,7 +274,8 @@ def _write(description: Description, out: Output) -> None:
         if key == "options":
             out.result()
             out.table(
-                ("option", "default" if description["what"] != "run" else "value", ""), [(k, _short(v), note) for k, v, note in value]
+                ("option", "value" if description.get("with") or description["what"] == "run" else "default", ""),
+                [(k, _short(v), note) for k, v, note in value],
             )
         elif isinstance(value, list) and isinstance(value[0], dict):
             out.result()

@@ -184,6 +184,10 @@ class LocalTask(ABC):
     def _rows(self, dataset: Dataset, split: str) -> Sequence[Row]:
         return [row for row in dataset.splits[split] if self._own is None or row.answer in self._own]
 
+    def shown(self, count: int) -> list[str]:
+        """The first `count` training rows as they were read, each on a line, what is scored in brackets."""
+        return [" ".join(f"{row.prompt} [{row.answer}]".split()) for row in self.train_rows[:count]]
+
     @abstractmethod
     def sheet(self, seed: int) -> Sheet:
         """The test rows as they were read."""
@@ -407,6 +411,10 @@ class DocumentTask(LocalTask):
             )
         super().__init__(name, info, dataset, encoding, **options)
         self._bytes = np.array([len(_bytes_of(row.prompt, encoding)) for row in self.test_rows])
+
+    def shown(self, count: int) -> list[str]:
+        texts = (_bytes_of(row.prompt, self._encoding).decode("utf-8", "replace") for row in self.train_rows[:count])
+        return [f"[{' '.join(text.split())}]" for text in texts]
 
     def sheet(self, seed: int) -> Sheet:
         return Sheet("text", [{"text": _bytes_of(row.prompt, self._encoding).decode("utf-8", "replace")} for row in self.test_rows])

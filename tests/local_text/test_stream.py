@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -333,6 +334,15 @@ def test_a_folder_without_text_says_so(tmp_path):
     (tmp_path / "photo.png").write_bytes(b"\x89PNG\0\0")
     with pytest.raises(UserError, match=r"nothing in '.*' can be read: 'photo.png' is not text .*; type: clbench data check"):
         stream(tmp_path)
+
+
+def test_a_folder_is_described_by_its_own_texts(folder, capsys):
+    assert cli.main(["describe", "local-text", f"stream.folder={folder / 'intents'}", "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["tasks"] == ["first-half", "second-half"] and len(described["examples"]) == 10
+    assert all(re.fullmatch(r"(first|second)-half: please do (intent-\d) now \d+ \[\2\]", text) for text in described["examples"])
+    assert cli.main(["describe", "local-text", f"stream.folder={folder / 'one'}", "stream.tokens=bytes"]) == 0
+    assert "[the cat sat on the mat. the cat" in capsys.readouterr().out
 
 
 def test_a_run_learns_it_and_the_check_says_what_is_there(folder, tmp_path, capsys, monkeypatch):
