@@ -12,18 +12,22 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import catalogue, registry
 from ..errors import UserError, unknown_name
+from ..experience import Text
 from ..output import Output
 from ..overrides import budget_and_options
 from .run_states import state
 
 PARTS = ("methods", "backbones", "learners")
 _EXAMPLES, _LONGEST = 10, 400
+_MANY, _LANES, _MOMENT = 10**9, 256, 0.05  # texts granted, drawn together, and seconds for it
 Description = dict[str, Any]
 
 
@@ -178,7 +182,20 @@ def _budget(name: str, stream: Any) -> Description:
 
 def _score(task: Any) -> Description:
     floor, ceiling = task.scale
-    return {"task": task.name, "score 0 is": _level(floor), "score 1 is": _level(ceiling)}
+    return {"task": task.name, "score 0 is": _level(floor), "score 1 is": _level(ceiling), **_drawing(task)}
+
+
+def _drawing(task: Any) -> Description:
+    """How long texts are, and how many a core draws in a second, tried for a moment; nothing of what is no text."""
+    if task.info.experience != "text":
+        return {}
+    experience: Text = task.experience(0)
+    experience.meter.grant(_MANY)
+    began = time.perf_counter()
+    while (spent := time.perf_counter() - began) < _MOMENT:
+        experience.windows(_LANES, experience.longest)
+    pace = experience.meter.consumed / spent
+    return {"tokens": experience.longest, "drawn a second": f"{round(pace, 1 - math.floor(math.log10(pace))):,.0f}"}
 
 
 def _level(value: float) -> str:
