@@ -18,7 +18,7 @@ Shape letters: R rides, K stands, G cells of the padded grid, W words that tell 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -32,7 +32,7 @@ from ..language.task import HIGHEST_FLOOR, TextTask
 from ..language.vocabulary import ANS, BOS, DIGITS, LETTERS, vocabulary
 from ..language.world import compiled, filled
 from .driver import Driver, told
-from .world import CONVEY, FIND, LARGEST, PASSENGER_TASKS, REACH, TASKS, Status, TaxiWorld, distances
+from .world import CONVEY, FIND, LARGEST, PASSENGER_TASKS, REACH, SMALLEST, TASKS, Status, TaxiWorld, check_sides, distances
 
 ASKED = (TASKS[FIND], TASKS[CONVEY], TASKS[REACH])
 """Sub-tasks that can be asked; at a pickup there is nothing to remember, and the way back to any other stand is short."""
@@ -102,7 +102,7 @@ class Ride:
 class Rides:
     """Draws rides of `steps` steps in which the sub-task `name` is asked, one of ASKED; `language.task.Generator`.
 
-    Beside it occur those of the passenger, and all where reach_d is asked. `stands`, `walls`: of the world. `stray`: see above.
+    Beside it occur those of the passenger, and all where reach_d is asked. `stands`, `walls`, `sides`: of the world. `stray`: see above.
     """
 
     name: str
@@ -113,6 +113,7 @@ class Rides:
     stray: float
     view: str
     rendering: str
+    sides: tuple[int, int] = (SMALLEST, LARGEST)
 
     @property
     def legal(self) -> Integer:
@@ -147,6 +148,7 @@ class Rides:
             episode_steps=self.steps + 1,  # so that none ends before it was told
             group=PASSENGER_TASKS if self.name in PASSENGER_TASKS else TASKS,
             named=len(TASKS),
+            sides=self.sides,
             first_draws=draws,
         )
         return Ride(world, TASKS.index(self.name), self.from_visit, self.view == "around")
@@ -251,7 +253,18 @@ def _asked(rides: Rides) -> float:
     return float(rides.draw(Draws(key("taxi-text"), np.arange(128), np.zeros(128))).valid.mean())
 
 
-def rides(name: str, *, stands: int, walls: float, steps: int, from_visit: int, stray: float, view: str, rendering: str) -> Rides:
+def rides(
+    name: str,
+    *,
+    stands: int,
+    walls: float,
+    steps: int,
+    from_visit: int,
+    stray: float,
+    view: str,
+    rendering: str,
+    sides: Sequence[int] = (SMALLEST, LARGEST),
+) -> Rides:
     """What draws the rides in which sub-task `name` is asked; sizes that they cannot have are refused."""
     if name not in ASKED:
         raise unknown_name("sub-task", name, ASKED, "task_streams/taxi/rides.py")
@@ -269,7 +282,8 @@ def rides(name: str, *, stands: int, walls: float, steps: int, from_visit: int, 
         raise UserError(
             f"taxi-text: steps must be at least 2, from_visit at least 1 and stray 0 to 0.5, got {steps}, {from_visit} and {stray}"
         )
-    made = Rides(name, stands, walls, steps, from_visit, stray, view, rendering)
+    check_sides("taxi-text", sides, stands)
+    made = Rides(name, stands, walls, steps, from_visit, stray, view, rendering, (sides[0], sides[1]))
     share = _asked(made)
     if share < _FEWEST:
         raise UserError(

@@ -99,6 +99,7 @@ def taxi_text_stream(
     stray: float = 0.2,
     view: str = "own",
     rendering: str = "symbolic",
+    sides: Sequence[int] = (5, 7),
     units: Sequence[int] = (25_600,),
     points: int = 4,
     test_examples: int = 256,
@@ -129,6 +130,7 @@ def taxi_text_stream(
         "stray": stray,
         "view": view,
         "rendering": rendering,
+        "sides": list(sides),
     }
     scored_on = "validation" if validation else "test"
     made = [RideTask(rides(task, **options), test_examples=test_examples, scored_on=scored_on) for task in [*tasks, *held_out]]

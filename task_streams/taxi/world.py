@@ -42,6 +42,7 @@ LIMITS = np.array([200, 60, 200, 200, 60])
 ACTIONS = ("up", "down", "left", "right", "pickup", "dropoff")
 PICKUP, DROPOFF = 4, 5
 SMALLEST, LARGEST = 5, 7
+FEWEST = 3  # of the rows of a map that is asked for
 SIDE = LARGEST + 2  # of the padded grid: one cell out of bounds on every side
 MOVES = np.array([-SIDE, SIDE, -1, 1, 0, 0])
 CHANNELS = ("out of bounds", "wall", "stand", "passenger", "destination")
@@ -71,8 +72,8 @@ class TaxiWorld:
     """B environments. An observation is the window (9 cells x C), the place in [-1, 1]^2, whether a passenger is aboard, the sub-task.
 
     The sub-task's one-hot, among the first `named` of `TASKS`, stands last, so that a network can tell what belongs to the world and what
-    to the task at hand. `group`: the sub-tasks that occur. `first_draws` (B rows): the numbers of the first episode, in place of those that
-    `seed` and an environment's number name.
+    to the task at hand. `group`: the sub-tasks that occur. `sides`: the fewest and the most rows, and columns, of a map. `first_draws`
+    (B rows): the numbers of the first episode, in place of those that `seed` and an environment's number name.
     """
 
     actions = ACTIONS
@@ -90,6 +91,7 @@ class TaxiWorld:
         first_environment: int = 0,
         group: Sequence[str] = PASSENGER_TASKS,
         named: int = len(PASSENGER_TASKS),
+        sides: tuple[int, int] = (SMALLEST, LARGEST),
         first_draws: Draws | None = None,
     ) -> None:
         if environments < 1 or not 2 <= stands <= 6 or not 0 <= walls <= 0.4 or episode_steps < 1:
@@ -97,6 +99,7 @@ class TaxiWorld:
                 "taxi: environments and episode_steps must be at least 1, stands 2 to 6, walls 0 to 0.4, "
                 f"got {environments}, {episode_steps}, {stands}, {walls}"
             )
+        check_sides("taxi", sides, stands)
         for task in group:
             if task not in TASKS:
                 raise unknown_name("sub-task", task, TASKS, "task_streams/taxi/world.py")
@@ -110,6 +113,7 @@ class TaxiWorld:
         self.tasks, self.observation_size = TASKS[:named], observation_size(named)
         self.environments, self.seed, self.stands, self.walls, self.episode_steps = environments, seed, stands, walls, episode_steps
         self.turn_penalty, self.success_reward = np.float32(turn_penalty), np.float32(success_reward)
+        self.sides = sides
         self._names = first_environment + np.arange(environments)
         self._rows, self._key, self._first_draws = np.arange(environments), key("taxi", seed), first_draws
         self._episode = -1
@@ -121,7 +125,7 @@ class TaxiWorld:
         B, K, rows = self.environments, self.stands, self._rows
         given = self._first_draws if self._episode == 0 else None
         draws = given or Draws(self._key, self._names, np.full(B, self._episode))
-        self.size, inside, self.blocked = _maps(draws, self.walls)  # (B, 2), (B, G), (B, G)
+        self.size, inside, self.blocked = _maps(draws, self.walls, self.sides)  # (B, 2), (B, G), (B, G)
         order = np.where(self.blocked, 2.0, draws.uniform("cells", SIDE * SIDE)).argsort(1, kind="stable")  # free cells come first
         self.stand_cells, self.position = order[:, :K], order[:, K]  # (B, K), (B,)
         self._turns = draws.integers("stands", K - 1, self.episode_steps).reshape(B, -1, 1) + 1  # further than the last stand
@@ -251,10 +255,18 @@ def _wider(reached: Bool, blocked: Bool) -> Bool:
     return wider & ~blocked
 
 
-def _maps(draws: Draws, walls: float) -> tuple[Integer, Bool, Bool]:
+def check_sides(where: str, sides: Sequence[int], stands: int) -> None:
+    """A line for the user where maps cannot have these sides, or not so many stands."""
+    if len(sides) != 2 or not FEWEST <= sides[0] <= sides[1] <= LARGEST:
+        raise UserError(f"{where}: sides must be the fewest and the most rows of a map, from {FEWEST} to {LARGEST}, got {list(sides)}")
+    if sides[0] ** 2 < 2 * (stands + 1):  # half of the cells are free, with walls
+        raise UserError(f"{where}: {stands} stands and the taxi need maps of more than {sides[0]} rows: give larger sides, or fewer stands")
+
+
+def _maps(draws: Draws, walls: float, sides: tuple[int, int]) -> tuple[Integer, Bool, Bool]:
     """Sizes (B, 2), cells inside (B, G) and blocked cells (B, G); every free cell is reached from every other, and half of all are free."""
     B, G = len(draws), SIDE * SIDE
-    size = SMALLEST + draws.integers("size", LARGEST - SMALLEST + 1, 2)
+    size = sides[0] + draws.integers("size", sides[1] - sides[0] + 1, 2)
     row, column = np.divmod(np.arange(G), SIDE)
     inside = (row >= 1) & (row <= size[:, :1]) & (column >= 1) & (column <= size[:, 1:])
     blocked, missing, attempt = np.ones((B, G), dtype=np.bool_), np.ones(B, dtype=np.bool_), 0

@@ -74,7 +74,7 @@ class Reader:
         return [TASKS.index(WORDS[task]), int(row), LETTERS.index(column), *([6, 6, 6, 6, *seen] if len(seen) == 1 else seen)]
 
 
-@pytest.mark.parametrize("sizes", [SMOKE, {"walls": 0.0, "steps": 64}], ids=["own", "around"])
+@pytest.mark.parametrize("sizes", [SMOKE, {"walls": 0.0, "steps": 64}, {**SMOKE, "sides": [4, 5]}], ids=["own", "around", "small"])
 @pytest.mark.parametrize("name", ASKED)
 def test_who_reads_the_words_drives_as_the_driver_does_and_who_forgets_at_the_floor(name: str, sizes: dict[str, Any]) -> None:
     generator = made(name, **sizes)
@@ -240,6 +240,11 @@ def test_splits_share_no_ride_and_a_number_is_always_the_same_ride() -> None:
         ({"steps": 12}, "stream.steps"),
         ({"view": "far"}, "view"),
         ({"view": "own"}, "stream.view=around"),
+        ({"sides": [5]}, r"sides must be the fewest and the most rows of a map, from 3 to 7, got \[5\]"),
+        ({"sides": [6, 5]}, r"sides .* got \[6, 5\]"),
+        ({"sides": [2, 5]}, r"sides .* got \[2, 5\]"),
+        ({"sides": [5, 8]}, r"sides .* got \[5, 8\]"),
+        ({"sides": [3, 5], "stands": 4}, "4 stands and the taxi need maps of more than 3 rows"),
     ],
 )
 def test_what_rides_cannot_be_is_refused(options: dict[str, Any], said: str) -> None:

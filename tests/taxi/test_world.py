@@ -90,6 +90,17 @@ def test_maps_are_connected_and_of_every_size() -> None:
     assert (world.position[:, None] != world.stand_cells).all()
 
 
+@pytest.mark.parametrize("sides", [(3, 3), (4, 6), (7, 7)])
+def test_maps_have_the_sides_that_are_asked_for(sides: tuple[int, int]) -> None:
+    world = TaxiWorld(400, seed=5, sides=sides)
+    asked = set(range(sides[0], sides[1] + 1))
+    assert {*world.size[:, 0].tolist()} == asked and {*world.size[:, 1].tolist()} == asked
+    outside = world.cells.reshape(400, SIDE, SIDE, len(CHANNELS))[:, :, :, CHANNELS.index("out of bounds")] > 0
+    assert ((~outside).any(2).sum(1) == world.size[:, 0]).all() and ((~outside).any(1).sum(1) == world.size[:, 1]).all()
+    stands = np.concatenate([world.stand_cells, world.position[:, None]], axis=1)
+    assert not world.blocked[np.arange(400)[:, None], stands].any()
+
+
 def test_walls_stop_the_taxi_and_moves_are_those_of_their_names() -> None:
     world = TaxiWorld(50, seed=1005)
     for action in random_actions(30, 50):
