@@ -11,15 +11,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from .errors import Interrupted
 from .runs import allowed_cores
+from .signals import asked_to_stop
 
 LAST_LINES = 40
 KILLED = {-signal.SIGKILL: "was killed (out of memory?); the same command continues it"}
@@ -57,7 +57,7 @@ class Pool:
 
     def run(self, plan: Sequence[Job], heard: Callable[[Outcome], None]) -> list[Outcome]:
         """The outcome of every job, in the order of the plan; `heard` gets each as it comes."""
-        with self._signals(), ThreadPoolExecutor(self.jobs, thread_name_prefix="clbench-job") as executor:
+        with asked_to_stop(self._heard), ThreadPoolExecutor(self.jobs, thread_name_prefix="clbench-job") as executor:
             futures = {executor.submit(self._one, job): number for number, job in enumerate(plan)}
             outcomes: dict[int, Outcome] = {}
             for future in as_completed(futures):
@@ -93,11 +93,15 @@ class Pool:
                 process_group=0,  # Ctrl-C in the terminal reaches the parent alone, which passes it on once
             )
             self._processes.add(process)
+            if self.stopping.is_set():  # since it was looked at: who passed the word on did not see this one
+                process.send_signal(signal.SIGTERM)
         try:
             _, said = process.communicate()
         finally:
             with self._lock:
                 self._processes.discard(process)
+        if self.stopping.is_set() and process.returncode == -signal.SIGTERM:  # before it could listen
+            return Outcome(job, "interrupted", "had hardly begun")
         return _outcome(job, process.returncode, said)
 
     def _environment(self, slot: int, threads: int) -> dict[str, str]:
@@ -109,21 +113,8 @@ class Pool:
             env["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
         return env
 
-    @contextmanager
-    def _signals(self) -> Generator[None]:
-        """SIGINT and SIGTERM ask every worker to save and stop; a second SIGINT ends them at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
-        before = {number: signal.signal(number, self._heard) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def _heard(self, number: int, _frame: FrameType | None) -> None:
+        """SIGINT and SIGTERM ask every worker to save and stop; a second SIGINT ends them at once."""
         again = self.stopping.is_set() and number == signal.SIGINT
         self.stopping.set()
         for process in list(self._processes):

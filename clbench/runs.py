@@ -8,8 +8,7 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -23,6 +22,7 @@ from .interfaces import Agent, TaskInfo
 from .matrix import EvaluationMatrix
 from .protocol import Session
 from .registry import NAME, check_options, options_of
+from .signals import asked_to_stop
 from .store import SCHEMA, EventLog, MemorySink, RunFolder, host_hash, parse_events, utc_now
 from .stream import PROTOCOL_VERSION, TaskStream, digest, plain
 
@@ -283,7 +283,8 @@ def _on_disk(request: Request, folder: RunFolder, results_dir: Path) -> Run:
     folder.write(f"attempts/{attempt}.json", _json(provenance(request.agent.device)))
     stop = _StopFlag()
     session: Session | None = None
-    with guards.torch_threads(request.threads), stop.installed(), guards.seeded_global_generators(seeding.integer(request.seed, "agent")):
+    generators = guards.seeded_global_generators(seeding.integer(request.seed, "agent"))
+    with guards.torch_threads(request.threads), asked_to_stop(stop.heard), generators:
         try:
             session = Session(request.agent.build, request.stream, request.seed, log, run_key=request.run_key, should_stop=stop.is_set)
             state, name = folder.load_checkpoint()
@@ -345,22 +346,7 @@ class _StopFlag:
     def is_set(self) -> bool:
         return bool(self.reason)
 
-    def _heard(self, number: int, _frame: Any) -> None:
+    def heard(self, number: int, _frame: Any) -> None:
         if self.reason and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.reason = signal.Signals(number).name
-
-    @contextmanager
-    def installed(self) -> Generator[None]:
-        import threading
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
-        before = {number: signal.signal(number, self._heard) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

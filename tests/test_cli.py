@@ -276,6 +276,27 @@ def test_every_job_is_collected_and_a_death_without_words_is_named(tmp_path):
     assert all(o.state == "failed" and "Unknown stream" in o.message for o in outcomes)
 
 
+@pytest.mark.parametrize("moment", ["before it is there", "before it listens"])
+def test_a_worker_that_a_signal_finds_at_its_beginning_is_interrupted(tmp_path, monkeypatch, moment):
+    """It began after the word was passed on, or has no handler yet and dies of the signal."""
+    pool, begin = Pool(1), subprocess.Popen
+
+    def popen(*arguments, **options):
+        if moment == "before it is there":
+            pool._heard(signal.SIGTERM, None)
+            return begin(*arguments, **options)
+        process = begin(*arguments, **options)
+        process.send_signal(signal.SIGTERM)
+        pool.stopping.set()
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    words = (*TINY, "agent=random", f"results_dir={tmp_path}")
+    outcomes = pool.run([Job(words, tmp_path, f"job {n}") for n in range(2)], lambda _: None)
+    assert [outcome.state for outcome in outcomes] == ["interrupted", "interrupted"]
+    assert not list(tmp_path.rglob("DONE"))
+
+
 def test_tables_align_numbers_right(capsys):
     Output().table(("name", "value"), [("a", 1.5), ("long name", None), ("b", "1,200")])
     assert capsys.readouterr().out == "name       value\na          1.500\nlong name      -\nb          1,200\n"
