@@ -106,12 +106,20 @@ class Recall:
 
 
 def memory_recall(
-    backbones: Sequence[str] = tuple(BACKBONES), *, seeds: Sequence[int] = (0, 1, 2), ages: Sequence[int] = AGES, steps: int = STEPS
+    backbones: Sequence[str] = tuple(BACKBONES),
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    ages: Sequence[int] = AGES,
+    steps: int = STEPS,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Recall:
-    """How well each of `backbones` knows a random symbol `ages` tokens later; with one thread, some ten minutes a seed."""
+    """How well each of `backbones` knows a random symbol `ages` tokens later; one thread, a quarter of an hour a seed; `say` hears each."""
+    rows: list[Curve] = []
     with torch_threads(1):
-        rows = tuple(_averaged(name, seeds, ages, steps) for name in backbones)
-    return Recall(rows, steps, len(seeds))
+        for name in backbones:
+            rows.append(_averaged(name, seeds, ages, steps))
+            say(f"{len(rows)} of {len(backbones)}  {name}: {', '.join(f'{value:.2f}' for value in rows[-1].recall)}")
+    return Recall(tuple(rows), steps, len(seeds))
 
 
 def curve(

@@ -8,6 +8,7 @@ clbench benchmark evaluation                       evaluation against what a use
 from __future__ import annotations
 
 import argparse
+import inspect
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,9 @@ def execute(arguments: argparse.Namespace, out: Output) -> int:
     measure = registry.load("benchmarks", arguments.name)
     if not arguments.json:
         said = catalogue.summary_line("benchmarks", registry.providers("benchmarks")[arguments.name])
-        out.say(f"{said} This takes minutes; the figures come when all of it is measured.")
-    result = measure()
+        out.say(f"{said} This takes minutes; the table comes when all of it is measured.")
+    heard = {"say": out.say} if not arguments.json and "say" in inspect.signature(measure).parameters else {}
+    result = measure(**heard)
     table = getattr(result, "table", None)
     if callable(table) and out.terminal and not arguments.json:
         out.console.print(table())

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,10 +174,11 @@ def long_reading(
     stream: TaskStream | None = None,
     seeds: Sequence[int] = (3, 4, 5),
     results_dir: str | Path = "results/runs",
+    say: Callable[[str], None] = lambda _: None,
 ) -> Readings:
     """Read and ask at each of `lengths` with an agent of each of `seeds` that lived through `stream`, by default `learned()`.
 
-    Runs that are not below `results_dir` yet are made, and those that were begun go on.
+    Runs that are not below `results_dir` yet are made, and those that were begun go on. `say` hears of each seed and length.
     """
     stream = learned() if stream is None else stream
     found: dict[int, list[tuple[float, float, float, float]]] = {tokens: [] for tokens in lengths}
@@ -190,6 +191,7 @@ def long_reading(
                 _forget_peak()
                 right, speed, pace = read(policy, tokens, seed=seed)
                 found[tokens].append((right, _peak_megabytes(), speed, pace))
+                say(f"seed {seed}, {tokens:,} tokens: {right:.3f} right, {found[tokens][-1][1]:.0f} MB")
     rows = []
     for tokens in lengths:
         right, peak, speed, pace = zip(*found[tokens], strict=True)

@@ -157,9 +157,20 @@ def recorded(task: str, positions: Array) -> NDArray[np.float32]:
     return tape
 
 
-def simulation(tasks: Sequence[str] = CW10, *, environments: int = ENVIRONMENTS, episodes: int = 1, repetitions: int = 3) -> Simulation:
-    """Rates of `episodes` whole episodes of each environment, on each of `tasks`."""
-    return Simulation(tuple(_row(task, cores(), environments, episodes, repetitions) for task in tasks), cores())
+def simulation(
+    tasks: Sequence[str] = CW10,
+    *,
+    environments: int = ENVIRONMENTS,
+    episodes: int = 1,
+    repetitions: int = 3,
+    say: Callable[[str], None] = lambda _: None,
+) -> Simulation:
+    """Rates of `episodes` whole episodes of each environment, on each of `tasks`; `say` hears which are done."""
+    rows: list[Row] = []
+    for task in tasks:
+        rows.append(_row(task, cores(), environments, episodes, repetitions))
+        say(f"{len(rows)} of {len(tasks)}  {task}: {rows[-1].exact:,.0f} steps a second, {rows[-1].physics:,.0f} the physics alone")
+    return Simulation(tuple(rows), cores())
 
 
 def _row(task: str, threads: int, environments: int, episodes: int, repetitions: int) -> Row:

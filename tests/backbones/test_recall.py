@@ -52,7 +52,9 @@ def test_the_area_is_the_integral_between_the_probed_ages() -> None:
 def test_the_benchmark_asks_every_backbone_and_its_table_shows_all_ages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recall, "BATCH", 2)
     monkeypatch.setattr(recall, "_EVALUATED", 1)
-    result = recall.memory_recall(seeds=(1000, 1001), ages=(0, 1), steps=1)
+    heard: list[str] = []
+    result = recall.memory_recall(seeds=(1000, 1001), ages=(0, 1), steps=1, say=heard.append)
+    assert [line.split("  ")[1].split(":")[0] for line in heard] == list(recall.BACKBONES) and heard[0].startswith("1 of 11")
     assert [row.backbone for row in result.rows] == list(recall.BACKBONES)
     assert all(len(row.recall) == 2 for row in result.rows)
     assert {row.backbone: row.memory_bytes for row in result.rows}["lstm"] == 2 * 64 * 4

@@ -111,7 +111,9 @@ SMALL += [f"stream.segment={SEGMENT}", "stream.test_examples=8", "agent=random"]
 def test_a_recurrent_memory_reads_on(tmp_path: Path) -> None:
     stream = resolve(SMALL).request.stream
     clbench.run("rmt", stream, seed=3, results_dir=tmp_path, options=OPTIONS)  # one run is there already
-    found = long_reading((64, 640), stream=stream, seeds=(3, 4), results_dir=tmp_path)
+    heard: list[str] = []
+    found = long_reading((64, 640), stream=stream, seeds=(3, 4), results_dir=tmp_path, say=heard.append)
+    assert [line.partition(":")[0] for line in heard] == [f"seed {seed}, {tokens} tokens" for seed in (3, 4) for tokens in (64, 640)]
     assert found.trained_segments == 2
     assert len(find_runs(tmp_path)) == 2
     assert long_reading((64,), stream=stream, seeds=(3, 4), results_dir=tmp_path).rows[0].accuracy == found.rows[0].accuracy
