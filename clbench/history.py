@@ -18,16 +18,23 @@ def changes(paths: Sequence[Path], base: str) -> list[Finding]:
 
     Compared is with the merge base: what others handed in after it is no change of this branch.
     """
-    top = Path(_git(paths[0], "rev-parse", "--show-toplevel").strip())
-    fork = _git(top, "merge-base", base, "HEAD").strip()
-    below = [os.path.relpath(path.resolve(), top) for path in paths]
-    packs = {Path(name).parent for name in _names(top, "ls-tree", "-r", "--name-only", "-z", fork, "--", *below) if _is_sums(name)}
+    top, fork, below = _fork(paths, base)
+    packs = {pack.relative_to(top) for pack in landed(paths, base)}
     expected = f"no change since {fork[:7]}"
     return [Finding(name, "history", expected, verb) for name, verb in _differences(top, fork, below) if packs & {*Path(name).parents}]
 
 
-def _is_sums(name: str) -> bool:
-    return Path(name).name == "SHA256SUMS"
+def landed(paths: Sequence[Path], base: str) -> set[Path]:
+    """The packs below `paths` that were there where this branch left `base`, as absolute paths."""
+    top, fork, below = _fork(paths, base)
+    names = map(Path, _names(top, "ls-tree", "-r", "--name-only", "-z", fork, "--", *below))
+    return {top / name.parent for name in names if name.name == "SHA256SUMS"}
+
+
+def _fork(paths: Sequence[Path], base: str) -> tuple[Path, str, list[str]]:
+    """The repository's folder, the commit where this branch left `base`, and `paths` from that folder."""
+    top = Path(_git(paths[0], "rev-parse", "--show-toplevel").strip())
+    return top, _git(top, "merge-base", base, "HEAD").strip(), [os.path.relpath(path.resolve(), top) for path in paths]
 
 
 def _differences(top: Path, fork: str, below: Sequence[str]) -> Iterator[tuple[str, str]]:

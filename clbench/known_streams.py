@@ -2,6 +2,7 @@
 
 The description in a run's manifest says which variant it claims to be; that variant is built anew here and the two are compared key by key.
 Installed versions of the simulator are part of a description but not of this comparison: those must lie in the range that clbench asks for.
+Of an earlier version of a stream nothing is compared: its packs are those that landed while it was the present one.
 """
 
 from __future__ import annotations
@@ -34,6 +35,12 @@ def contradiction(spec: Mapping[str, Any]) -> tuple[str, str, str] | None:
         if ours.get(key) != theirs.get(key):
             return f"stream.spec.{key}", str(ours.get(key)), str(theirs.get(key))
     return None
+
+
+def is_earlier(spec: Mapping[str, Any]) -> bool:
+    """Whether `spec` is of a version before this one's, which builds no such stream any more."""
+    built, version = _built(spec), spec.get("version")
+    return built is not None and type(version) is int and 0 < version < built["version"]
 
 
 def _built(spec: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from clbench import history
+from clbench import history, known_streams
 from clbench.cli import main
 from clbench.errors import UserError
 
@@ -82,3 +82,29 @@ def test_without_repository_or_branch_there_is_one_line(repository, tmp_path_fac
         history.changes([tmp_path_factory.mktemp("outside")], "main")
     assert main(["submit", "runs", "--base", "main"]) == 2
     assert "--base goes with --check" in capsys.readouterr().err
+
+
+def test_packs_of_an_earlier_version_stay_and_take_no_company(tmp_path, monkeypatch, capsys):
+    """Toy is at its second version now; the pack of the first one landed while it was the present one."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "stream=toy", "agent=random", "seed=0,1", "--quiet"]) == 0
+    words = ["submit", "results/runs", "--out", "results/submissions", "--tuning", "none", "--date", "2026-01-01", "--team"]
+    assert main([*words, "old"]) == 0
+    (tmp_path / ".gitignore").write_text("results/runs\n")
+    git(tmp_path, "init", "-b", "main")
+    commit(tmp_path)
+    git(tmp_path, "switch", "-c", "branch")
+    check = ["submit", "--check", "results/submissions"]
+    assert main([*check, "--base", "main"]) == 0 and main(check) == 0
+    built = known_streams._built
+    monkeypatch.setattr(known_streams, "_built", lambda spec: {**built(spec), "version": 2})
+    capsys.readouterr()
+    assert main([*check, "--base", "main"]) == 0
+    assert "findings: 0" in capsys.readouterr().out
+    assert main(check) == 0
+    assert "of earlier versions of their streams, which take no new packs (--base tells which those are): 1" in capsys.readouterr().out
+    assert main([*words, "new"]) == 0
+    capsys.readouterr()
+    assert main([*check, "--base", "main"]) == 3
+    said = capsys.readouterr().out
+    assert "2026-01-01-new" in said and "stream.spec.version: expected 2, found 1" in said and "2026-01-01-old" not in said

@@ -7,7 +7,7 @@ import copy
 import pytest
 
 from clbench import configuration
-from clbench.known_streams import contradiction
+from clbench.known_streams import contradiction, is_earlier
 from clbench.stream import plain
 
 
@@ -61,3 +61,11 @@ def test_a_stream_of_another_name_or_version_is_not_known():
     )
     assert contradiction({**spec, "version": 2})[:2] == ("stream.spec.version", "1")
     assert contradiction({**spec, "budget": "huge"})[0] == "stream"
+
+
+def test_an_earlier_version_is_told_from_one_that_never_was():
+    built = spec_of("taxi-text")
+    assert is_earlier({**built, "version": built["version"] - 1})
+    for other in (built, {**built, "version": built["version"] + 1}, {**built, "version": 0}, {**built, "version": "1"}):
+        assert not is_earlier(other)
+    assert not is_earlier({**built, "name": "mine", "family": "mine", "version": 1})
