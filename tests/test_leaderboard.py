@@ -110,6 +110,18 @@ def test_what_a_task_alone_ends_at_is_the_lowest_last_score_of_the_runs_that_tra
     assert derived.find_reference(manifest_of(singles[0]), tmp_path / "results").lowest == {"a": pytest.approx(0.6)}
 
 
+def test_a_table_of_an_earlier_version_says_where_new_rows_go(tmp_path):
+    for version in (1, 2):
+        lived = stream(("a", "b"), points=2, shots=False, version=version)
+        runs = [write_run(tmp_path / f"runs{version}", lived, "ewc", 0, level(0.5))]
+        pack(runs, tmp_path / "results" / "submissions", team="lab", notes="", **WORDS)
+    file = tmp_path / "leaderboard.md"
+    leaderboard.generate(tmp_path / "results", file)
+    earlier, present = file.read_text().split("## ")[1:]
+    assert earlier.startswith("steps@1, budget smoke\n\n- An earlier version of the stream; new rows are those of steps@2.\n- Stream")
+    assert present.startswith("steps@2, budget smoke\n\n- Stream")
+
+
 def manifest_of(folder):
     return json.loads((folder / "run.json").read_text())
 

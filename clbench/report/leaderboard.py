@@ -89,16 +89,23 @@ def markdown(tables: Sequence[Table], submissions: Mapping[str, Mapping[str, Any
     if not tables:
         return "\nNo submissions yet: `clbench submit` packs finished runs, and `clbench leaderboard` rebuilds this page.\n\n"
     base = Path(os.path.relpath(results / "submissions", leaderboard.parent)).as_posix()
-    return "\n" + "\n".join(_section(table, submissions, base) for table in tables)
+    newest: dict[str, int] = {}
+    for table in tables:
+        family = table.spec["family"]
+        newest[family] = max(table.spec["version"], newest.get(family, 0))
+    return "\n" + "\n".join(_section(table, submissions, base, newest[table.spec["family"]]) for table in tables)
 
 
-def _section(table: Table, submissions: Mapping[str, Mapping[str, Any]], base: str) -> str:
+def _section(table: Table, submissions: Mapping[str, Mapping[str, Any]], base: str, newest: int) -> str:
+    spec, earlier = table.spec, list[str]()
+    if spec["version"] < newest:
+        earlier = [f"An earlier version of the stream; new rows are those of {spec['family']}@{newest}."]
     listed = [row for row in table.rows if len(row.runs) >= RUNS_FOR_INTERVAL]
     columns = _columns(table, submissions, base)
     lines = [
         f"## {table.stream}, budget {table.budget}",
         "",
-        *(f"- {escape(line)}" for line in [*statements(table), *_iqm_line(listed)]),
+        *(f"- {escape(line)}" for line in [*earlier, *statements(table), *_iqm_line(listed)]),
         "",
     ]
     if listed:
