@@ -113,7 +113,7 @@ def memory_recall(
     steps: int = STEPS,
     say: Callable[[str], None] = lambda _: None,
 ) -> Recall:
-    """How well each of `backbones` knows a random symbol `ages` tokens later; one thread, a quarter of an hour a seed; `say` hears each."""
+    """How well each of `backbones` knows a random symbol `ages` tokens later; one thread, twenty minutes a seed; `say` hears each."""
     rows: list[Curve] = []
     with torch_threads(1):
         for name in backbones:
