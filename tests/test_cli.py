@@ -85,6 +85,13 @@ def test_everything_listed_can_be_described(name, capsys):
     json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.parametrize("name", ["taxi-text", "needles"])
+def test_of_long_examples_what_is_scored_is_shown(name, capsys):
+    assert call("describe", name, "stream.fillers=[200]" if name == "needles" else "stream.steps=60", "--json") == 0
+    examples = json.loads(capsys.readouterr().out)["examples"]
+    assert all(len(text) < 450 and "[" in text for text in examples) and any(" .. " in text for text in examples)
+
+
 @pytest.mark.parametrize(
     ("name", "of"), [("world-qa", ["where-person: op:where-is", "list-held: "]), ("know", ["news-2: op:ask the", "news-0: op:memorize ["])]
 )

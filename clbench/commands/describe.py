@@ -208,8 +208,26 @@ def _examples(stream: Any) -> list[str]:
     texts = []
     for number, task in enumerate(tasks):
         count = _EXAMPLES // len(tasks) + (number < _EXAMPLES % len(tasks))
-        texts += [f"{task.name}: {text if len(text) <= _LONGEST else text[:_LONGEST] + ' ..'}" for text in task.shown(count)]
+        texts += [f"{task.name}: {_shortened(text)}" for text in task.shown(count)]
     return texts
+
+
+def _shortened(text: str) -> str:
+    """A text of about `_LONGEST` characters: its beginning and, where the first bracket stands further back, what lies around that."""
+    if len(text) <= _LONGEST:
+        return text
+    half, at = _LONGEST // 2, text.find("[")
+    if at < _LONGEST - half // 2:
+        return f"{_whole_words(text, 0, _LONGEST)} .."
+    end = at + half // 2
+    around = _whole_words(text, at - half // 2, end)
+    return f"{_whole_words(text, 0, half)} .. {around}" + (" .." if end < len(text) else "")
+
+
+def _whole_words(text: str, begin: int, end: int) -> str:
+    """`text[begin:end]` without words that are cut."""
+    begin = text.find(" ", begin - 1, end) + 1 if begin else 0
+    return text[begin : end if end >= len(text) else max(begin, text.rfind(" ", begin, end + 1))]
 
 
 def _experiment(name: str) -> Description:
