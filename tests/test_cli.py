@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from clbench import cli
+from clbench.commands.describe import shortened
 from clbench.output import Output, duration, said
 from clbench.pool import Job, Pool
 
@@ -90,6 +91,17 @@ def test_of_long_examples_what_is_scored_is_shown(name, capsys):
     assert call("describe", name, "stream.fillers=[200]" if name == "needles" else "stream.steps=60", "--json") == 0
     examples = json.loads(capsys.readouterr().out)["examples"]
     assert all(len(text) < 450 and "[" in text for text in examples) and any(" .. " in text for text in examples)
+
+
+def test_examples_are_shortened_between_words_where_there_are_some():
+    numbers = " ".join(map(str, range(1000, 1400)))
+    for text in (f"{numbers} [yes] {numbers}", f"{numbers} [yes]"):
+        head, around = shortened(text).split(" .. ")
+        assert numbers.startswith(head) and "[yes]" in around
+        assert all(len(word) == 4 for word in [*head.split(), *around.replace("[yes]", "").replace(" ..", "").split()])
+    assert shortened("x" * 2000) == "x" * 400 + " .."
+    assert shortened("x" * 1000 + "[yes]" + "x" * 1000) == "x" * 200 + " .. " + "x" * 100 + "[yes]" + "x" * 95 + " .."
+    assert shortened("[yes] " + "x" * 500) == "[yes] .." and shortened("short [yes]") == "short [yes]"
 
 
 @pytest.mark.parametrize(

@@ -208,11 +208,11 @@ def _examples(stream: Any) -> list[str]:
     texts = []
     for number, task in enumerate(tasks):
         count = _EXAMPLES // len(tasks) + (number < _EXAMPLES % len(tasks))
-        texts += [f"{task.name}: {_shortened(text)}" for text in task.shown(count)]
+        texts += [f"{task.name}: {shortened(text)}" for text in task.shown(count)]
     return texts
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
     """A text of about `_LONGEST` characters: its beginning and, where the first bracket stands further back, what lies around that."""
     if len(text) <= _LONGEST:
         return text
@@ -225,9 +225,12 @@ def _shortened(text: str) -> str:
 
 
 def _whole_words(text: str, begin: int, end: int) -> str:
-    """`text[begin:end]` without words that are cut."""
-    begin = text.find(" ", begin - 1, end) + 1 if begin else 0
-    return text[begin : end if end >= len(text) else max(begin, text.rfind(" ", begin, end + 1))]
+    """`text[begin:end]` without words that are cut, where it has others."""
+    if begin and (space := text.find(" ", begin - 1, end)) >= 0:
+        begin = space + 1
+    if end < len(text) and (space := text.rfind(" ", begin, end + 1)) > begin:
+        end = space
+    return text[begin:end]
 
 
 def _experiment(name: str) -> Description:
