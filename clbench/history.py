@@ -19,7 +19,7 @@ def changes(paths: Sequence[Path], base: str) -> list[Finding]:
     Compared is with the merge base: what others handed in after it is no change of this branch.
     """
     top, fork, below = _fork(paths, base)
-    packs = {pack.relative_to(top) for pack in landed(paths, base)}
+    packs = _packs(top, fork, below)
     expected = f"no change since {fork[:7]}"
     return [Finding(name, "history", expected, verb) for name, verb in _differences(top, fork, below) if packs & {*Path(name).parents}]
 
@@ -27,8 +27,13 @@ def changes(paths: Sequence[Path], base: str) -> list[Finding]:
 def landed(paths: Sequence[Path], base: str) -> set[Path]:
     """The packs below `paths` that were there where this branch left `base`, as absolute paths."""
     top, fork, below = _fork(paths, base)
+    return {top / pack for pack in _packs(top, fork, below)}
+
+
+def _packs(top: Path, fork: str, below: Sequence[str]) -> set[Path]:
+    """Those that the commit `fork` has, from the repository's folder."""
     names = map(Path, _names(top, "ls-tree", "-r", "--name-only", "-z", fork, "--", *below))
-    return {top / name.parent for name in names if name.name == "SHA256SUMS"}
+    return {name.parent for name in names if name.name == "SHA256SUMS"}
 
 
 def _fork(paths: Sequence[Path], base: str) -> tuple[Path, str, list[str]]:

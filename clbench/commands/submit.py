@@ -8,6 +8,7 @@ clbench submit --check results/submissions --base origin/main
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -81,6 +82,7 @@ def _tuning(text: str) -> dict[str, Any] | str:
 
 def _check(paths: list[Path], base: str | None, out: Output) -> int:
     from .. import history, submissions
+    from ..store import read_json
 
     packs = sorted({sums.parent for path in paths for sums in [*path.rglob("SHA256SUMS"), path / "SHA256SUMS"] if sums.is_file()})
     if not packs:
@@ -89,10 +91,13 @@ def _check(paths: list[Path], base: str | None, out: Output) -> int:
     found, earlier = list[str](), 0
     for pack in packs:
         findings = submissions.findings(pack)
-        if not findings and _is_earlier(pack) and (landed is None or pack.resolve() in landed):
-            earlier += 1
-        else:
-            found += [f"{pack}/{finding}" for finding in findings or _strange_streams(pack)]
+        if not findings:
+            manifests = {file.relative_to(pack): read_json(file) for file in sorted(pack.glob("runs/*/run.json"))}
+            if _is_earlier(manifests.values()) and (landed is None or pack.resolve() in landed):
+                earlier += 1
+            else:
+                findings = _strange_streams(manifests)
+        found += [f"{pack}/{finding}" for finding in findings]
     found += [str(finding) for finding in (history.changes(paths, base) if base is not None else [])]
     for line in found:
         out.result(line)
@@ -102,29 +107,23 @@ def _check(paths: list[Path], base: str | None, out: Output) -> int:
     return INVALID if found else 0
 
 
-def _is_earlier(pack: Path) -> bool:
+def _is_earlier(runs: Iterable[Mapping[str, Any]]) -> bool:
     """Whether all runs of a pack are of earlier versions of their streams."""
     from .. import known_streams
 
-    return all(known_streams.is_earlier(run["stream"]["spec"]) for _, run in _manifests(pack))
+    return all(known_streams.is_earlier(run["stream"]["spec"]) for run in runs)
 
 
-def _manifests(pack: Path) -> list[tuple[Path, dict[str, Any]]]:
-    from ..store import read_json
-
-    return [(file, read_json(file)) for file in sorted(pack.glob("runs/*/run.json"))]
-
-
-def _strange_streams(pack: Path) -> list[Finding]:
+def _strange_streams(manifests: Mapping[Path, Mapping[str, Any]]) -> list[Finding]:
     """Findings about a pack that is sound in itself: streams that this version does not build, unless a claim asks for just this run."""
     from .. import known_streams
     from ..submissions import Finding
 
     found = []
-    for manifest, run in _manifests(pack):
+    for file, run in manifests.items():
         difference = known_streams.contradiction(run["stream"]["spec"])
         if difference is not None and not any(claim.asks_for(run) for claim in _claims()):
-            found.append(Finding(manifest.relative_to(pack).as_posix(), *difference))
+            found.append(Finding(file.as_posix(), *difference))
     return found
 
 
