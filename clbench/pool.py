@@ -54,6 +54,7 @@ class Pool:
         self._slots = list(range(jobs))
         self._gpus = _gpus()
         self.stopping = threading.Event()
+        self.ending = threading.Event()  # asked a second time: at once
 
     def run(self, plan: Sequence[Job], heard: Callable[[Outcome], None]) -> list[Outcome]:
         """The outcome of every job, in the order of the plan; `heard` gets each as it comes."""
@@ -94,7 +95,7 @@ class Pool:
             )
             self._processes.add(process)
             if self.stopping.is_set():  # since it was looked at: who passed the word on did not see this one
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(self._word())
         try:
             _, said = process.communicate()
         finally:
@@ -102,6 +103,8 @@ class Pool:
                 self._processes.discard(process)
         if self.stopping.is_set() and process.returncode == -signal.SIGTERM:  # before it could listen
             return Outcome(job, "interrupted", "had hardly begun")
+        if self.ending.is_set() and process.returncode == -signal.SIGKILL:
+            return Outcome(job, "interrupted", "was ended at once; the same command continues it from its last checkpoint")
         return _outcome(job, process.returncode, said)
 
     def _environment(self, slot: int, threads: int) -> dict[str, str]:
@@ -115,10 +118,15 @@ class Pool:
 
     def _heard(self, number: int, _frame: FrameType | None) -> None:
         """SIGINT and SIGTERM ask every worker to save and stop; a second SIGINT ends them at once."""
-        again = self.stopping.is_set() and number == signal.SIGINT
+        if self.stopping.is_set() and number == signal.SIGINT:
+            self.ending.set()
         self.stopping.set()
         for process in list(self._processes):
-            process.send_signal(signal.SIGKILL if again else signal.SIGTERM)
+            process.send_signal(self._word())
+
+    def _word(self) -> signal.Signals:
+        """What tells a worker to stop: in its own time, or at once."""
+        return signal.SIGKILL if self.ending.is_set() else signal.SIGTERM
 
 
 def _gpus() -> list[str]:

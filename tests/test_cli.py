@@ -269,6 +269,22 @@ def test_a_signal_ends_with_75_and_the_same_command_continues(tmp_path, number, 
     assert len(list((tmp_path / "out").rglob("DONE"))) == (2 if jobs else 1)
 
 
+def test_a_second_interrupt_ends_workers_at_once_and_they_are_called_interrupted(tmp_path):
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    words = ["run", *TINY, f"agent={tmp_path}/sleeper.py:Sleeper", "agent.pause=600", "seed=0,1", "--jobs", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clbench", *words, f"results_dir={tmp_path}/out"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(tmp_path / "out")
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.communicate(timeout=1)
+    process.send_signal(signal.SIGINT)
+    said_here, said_there = process.communicate(timeout=60)
+    assert process.returncode == 75, said_there
+    assert "2 interrupted" in said_here and "last checkpoint" in said_there and "everything is saved" not in said_there
+
+
 def test_an_experiment_runs_reports_and_does_nothing_the_second_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(

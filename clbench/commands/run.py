@@ -254,7 +254,8 @@ def _run_pool(plan: Sequence[Planned], jobs: int, options: Sequence[str], out: O
     count = {name: sum(o.state == name for o in outcomes) for name in ("done", "failed", "interrupted", "busy")}
     out.say(", ".join(f"{number} {name}" for name, number in count.items() if number))
     if count["interrupted"]:
-        raise Interrupted("interrupted; everything is saved, type the same command again to continue")
+        kept = "each run goes on from its last checkpoint" if pool.ending.is_set() else "everything is saved"
+        raise Interrupted(f"interrupted; {kept}, type the same command again to continue")
     for outcome in outcomes:
         if outcome.state == "busy":
             out.warn(f"{outcome.job.title}: {outcome.message}")
