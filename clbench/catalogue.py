@@ -88,6 +88,11 @@ def is_path(choice: str) -> bool:
     return choice.endswith((".yaml", ".yml")) or "/" in choice
 
 
+def is_class(choice: str) -> bool:
+    """Whether a choice is a class of the user's, `./mine.py:Mine` or `package.module:Mine`, or the file that it stands in, and no name."""
+    return ":" in choice or choice.endswith(".py")
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; only the safe loader is used, and what is wrong is said with its line."""
     import yaml

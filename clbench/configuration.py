@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -67,6 +67,21 @@ def resolve(overrides: Sequence[str], given: Mapping[str, Any] | None = None) ->
     task_stream = build_stream(choices["stream"], tree["stream"])
     spec = build_agent(choices["agent"], tree["agent"], checked_device(device))
     return Resolved(Request(spec, task_stream, tree["seed"], tree["threads"]), Path(tree["results_dir"]).expanduser(), tree)
+
+
+def resolve_each(commands: Iterable[Sequence[str]], given: Mapping[str, Any] | None = None) -> Iterator[Resolved]:
+    """`resolve` of each; what differs in nothing but a seed that is written out is composed and built once."""
+    known: dict[tuple[str, ...], Resolved] = {}
+    for words in commands:
+        rest = tuple(word for word in words if not re.fullmatch(r"seed=(0|[1-9]\d*)", word))
+        if len(rest) + 1 != len(words) or rest not in known:
+            made = resolve(words, given)
+            known.setdefault(rest, made)
+        else:
+            (seed,) = {*words} - {*rest}
+            made, number = known[rest], int(seed.partition("=")[2])
+            made = replace(made, request=replace(made.request, seed=number), tree={**made.tree, "seed": number})
+        yield made
 
 
 def _budget(typed: Typed, given: Mapping[str, Any]) -> str:
@@ -159,7 +174,7 @@ class Choice:
 
 def choose_agent(choice: str | Mapping[str, Any]) -> Choice:
     """The agent that a name, `./mine.yaml`, `./mine.py:Mine` or the `agent` part of a resolved configuration stands for."""
-    if isinstance(choice, str) and _is_python(choice):
+    if isinstance(choice, str) and catalogue.is_class(choice):
         constructor = registry.load_path(choice)
         _check_agent(constructor, choice)
         return Choice(
@@ -200,7 +215,7 @@ def _constructor(group: str, values: Mapping[str, Any], where: str) -> Callable[
     if not isinstance(kind, str):
         known = ", ".join(sorted(registry.providers(catalogue.BUILDERS[group])))
         raise UserError(f"{where}: expected the key 'kind', one of {known}; it says what builds this {group}")
-    constructor = registry.load_path(kind) if _is_python(kind) else _load(group, kind, where)
+    constructor = registry.load_path(kind) if catalogue.is_class(kind) else _load(group, kind, where)
     if group == "agent":
         _check_agent(constructor, where)
     return constructor
@@ -212,10 +227,6 @@ def _load(group: str, kind: str, where: str) -> Callable[..., Any]:
     if kind not in known:
         raise UserError(f"{where}: unknown kind '{kind}'; {near(kind, known)}known: {', '.join(sorted(known))}")
     return registry.load(entry_points, kind)
-
-
-def _is_python(choice: str) -> bool:
-    return ":" in choice or choice.endswith(".py")
 
 
 def _check_agent(constructor: Any, where: str) -> None:

@@ -21,8 +21,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -112,23 +112,16 @@ class Claim:
 
     @cached_property
     def requests(self) -> dict[str, list[Request]]:
-        """By arm the runs that belong to it. What differs in nothing but the seed is resolved once."""
-        from .configuration import resolve
+        """By arm the runs that belong to it."""
+        from .configuration import resolve_each
 
-        known: dict[tuple[str, ...], Request] = {}
-
-        def made(words: Sequence[str]) -> Request:
-            rest = tuple(word for word in words if not word.startswith("seed="))
-            (seed,) = (int(word.removeprefix("seed=")) for word in words if word.startswith("seed="))
-            if rest not in known:
-                known[rest] = resolve(words).request
-            return replace(known[rest], seed=seed)
-
-        return {arm: [made(words) for words in commands] for arm, commands in self.experiment.arms.items()}
+        made = resolve_each(words for commands in self.experiment.arms.values() for words in commands)
+        return {arm: [next(made).request for _ in commands] for arm, commands in self.experiment.arms.items()}
 
     def asks_for(self, manifest: Mapping[str, Any]) -> bool:
-        """Whether any arm has this run."""
-        return any(_same_run(request, manifest) for requests in self.requests.values() for request in requests)
+        """Whether any arm has this run. Arms of other agents and seeds alone are not built for the answer."""
+        named = any(_may_be(words, manifest) for commands in self.experiment.arms.values() for words in commands)
+        return named and any(_same_run(request, manifest) for requests in self.requests.values() for request in requests)
 
 
 def claims() -> list[Claim]:
@@ -316,6 +309,20 @@ def _runs_of(folder: Path, requests: Sequence[Request]) -> list[LoadedRun]:
     runs = [run for run in (find_runs(folder) if folder.is_dir() else []) if run.finished]
     mine = [run for run in runs if any(_same_run(request, run.manifest) for request in requests)]
     return sorted(mine, key=lambda run: (run.stream, run.seed))
+
+
+def _may_be(words: Sequence[str], manifest: Mapping[str, Any]) -> bool:
+    """Whether the command `words` is of the agent and the seed of a run, as far as its words tell."""
+    typed = dict(word.split("=", 1) for word in words if "=" in word)
+    name = typed.get("agent.name") or _name_of(typed["agent"])
+    return typed.get("seed") == str(manifest["seed"]) and name in (manifest["agent"]["name"], None)
+
+
+@cache
+def _name_of(choice: str) -> str | None:
+    """What the agent of that file is called; None: it is none of clbench's or its plug-ins' files."""
+    file = catalogue.files("agent").get(choice)
+    return None if file is None else str(file.read().get("name", choice))
 
 
 def _same_run(request: Request, manifest: Mapping[str, Any]) -> bool:

@@ -116,7 +116,7 @@ def node(group: str, values: Mapping[str, Any], constructor: Callable[..., Any],
         try:
             if not registry.fits(value, hint):  # OmegaConf takes 7 for true
                 raise OmegaConfBaseException
-            made = OmegaConf.merge(made, {key: value})
+            made.merge_with({key: value})
         except OmegaConfBaseException as error:
             raise UserError(f"{where}: {key}: expected {registry.describe_type(hint)}, got {value!r}") from error
     return made

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -13,6 +14,9 @@ for _name in ("strangers", "tiny_models"):
     _spec = importlib.util.spec_from_file_location(_name, Path(__file__).parent / f"{_name}.py")
     sys.modules[_name] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules[_name])
+
+settings.register_profile("clbench", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # no test asks how fast a machine is
+settings.load_profile("clbench")
 
 
 @pytest.fixture(scope="session", autouse=True)

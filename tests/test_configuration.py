@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from tiny_models import tiny_model
 
-from clbench import catalogue, configuration, overrides, registry, schemas
+from clbench import catalogue, configuration, overrides, registry, reproductions, schemas
 from clbench.errors import UserError
 from clbench.experiment import load
 from clbench.stream import TaskStream
@@ -72,15 +72,24 @@ def test_every_stream_is_built_under_every_budget_it_names(name, tmp_path):
         assert isinstance(stream, TaskStream) and stream.budget == budget and stream.name == name
 
 
-@pytest.mark.parametrize("name", [n for n in catalogue.files("experiment")])
+@pytest.mark.parametrize("name", [n for n in catalogue.files("experiment") if not n.startswith(reproductions.FOLDER)])
 def test_every_experiment_resolves(name):
-    """Of commands that differ in nothing but the seed one."""
-    for words in {tuple(word for word in words if not word.startswith("seed=")): words for words in load(name).commands}.values():
-        configuration.resolve(words)
+    """Those of claims are in test_reproductions."""
+    assert all(configuration.resolve_each(load(name).commands))
+
+
+def test_what_differs_in_its_seed_alone_is_composed_once_and_is_what_it_would_be():
+    commands = [["stream=toy", "agent=ewc", *seed] for seed in (["seed=3"], ["seed=0"], [], ["threads=2", "seed=1"], ["seed=1", "seed=2"])]
+    each, alone = list(configuration.resolve_each(commands)), [configuration.resolve(words) for words in commands]
+    assert [made.tree for made in each] == [made.tree for made in alone]
+    assert [made.folder for made in each] == [made.folder for made in alone]
+    assert [made.request.seed for made in each] == [3, 0, 0, 1, 2] and each[0].request.stream is each[1].request.stream
+    with pytest.raises(UserError, match="seed must be an integer"):
+        list(configuration.resolve_each([["stream=toy", "agent=ewc", "seed=0"], ["stream=toy", "agent=ewc", f"seed={10**12}"]]))
 
 
 def test_references_cover_every_task_of_their_streams_with_at_least_three_seeds():
-    requests = [configuration.resolve(words).request for words in load("references").commands]
+    requests = [made.request for made in configuration.resolve_each(load("references").commands)]
     for family in {request.stream.family for request in requests}:
         runs = [request for request in requests if request.stream.family == family]
         tasks = {task.name for request in runs for task in request.stream.tasks}

@@ -252,7 +252,7 @@ def test_avalanche_forgetting_matrix_is_zero_until_the_task_is_learned():
 
 
 @given(hnp.arrays(np.float64, (4, 4), elements=st.integers(0, 20).map(lambda k: k / 20)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_chaudhry_is_at_least_the_suites_forgetting(score):
     m = EvaluationMatrix(range(4), range(4), score)
     assert chaudhry.forgetting(m) >= metrics.forgetting(m) - 1e-12

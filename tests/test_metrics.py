@@ -285,7 +285,7 @@ scores = hnp.arrays(np.float64, (7, 3), elements=st.integers(0, 50).map(lambda k
 
 
 @given(scores, st.permutations(range(3)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_permuting_columns_together_with_phases_changes_no_metric(score, order):
     inverse = [list(order).index(n) for n in range(3)]  # column n of the old matrix stands at inverse[n]
     names = tuple(f"task-{n}" for n in order)
@@ -296,7 +296,7 @@ def test_permuting_columns_together_with_phases_changes_no_metric(score, order):
 
 
 @given(scores)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_metrics_stay_in_their_ranges(score):
     m = grid(score)
     assert 0 <= metrics.worst_task(m) <= metrics.performance(m) <= 1
@@ -307,7 +307,7 @@ def test_metrics_stay_in_their_ranges(score):
 
 
 @given(scores)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_adding_rows_inside_a_phase_moves_no_boundary_metric(score):
     # twice the evaluation frequency: each row of a phase gets a twin before it
     double = np.concatenate([score[:1], np.repeat(score[1:], 2, axis=0)])

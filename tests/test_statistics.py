@@ -167,7 +167,7 @@ def test_the_interval_of_a_difference_comes_from_differences():
 
 
 @given(hnp.arrays(np.float64, st.integers(5, 9), elements=st.integers(-50, 50).map(lambda k: k / 50)))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_paired_p_values_equal_scipys(d):
     c = s.paired_comparison(d, np.zeros_like(d), rng())
     whole = np.rint(50 * d)  # in whole numbers: scipy's sums of fractions hide ties by rounding (.3 + .64 - .94)

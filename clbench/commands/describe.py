@@ -55,7 +55,7 @@ def describe(name: str) -> list[Description]:
     """A description for each thing that `name` stands for."""
     if (Path(name) / "run.json").is_file():
         return [_run(Path(name))]
-    if ":" in name or name.endswith(".py"):
+    if catalogue.is_class(name):
         return [_agent(name, None)]
     if catalogue.is_path(name) and name not in catalogue.files("experiment"):
         file = catalogue.find("stream", name)
@@ -78,8 +78,7 @@ def _with(name: str, words: Sequence[str]) -> Description:
         raise UserError(f"describe: {name} is a run, which has the options it was made with; leave out {words[0]}")
     if groups == {"stream"}:
         return _stream(name, catalogue.find("stream", name), options, budgets)
-    is_class = ":" in name or name.endswith(".py")
-    return _agent(name, None if is_class else catalogue.find("agent", name), options)
+    return _agent(name, None if catalogue.is_class(name) else catalogue.find("agent", name), options)
 
 
 def _named(name: str) -> Iterator[Description]:

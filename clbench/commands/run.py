@@ -111,13 +111,12 @@ def _experiment(arguments: argparse.Namespace) -> Experiment | None:
 
 def _plan(arguments: argparse.Namespace, given: dict[str, Any], experiment: Experiment | None) -> list[Planned]:
     """Every run, resolved: a mistake in the last one is found before the first begins."""
-    from ..configuration import resolve
+    from ..configuration import resolve_each
     from ..overrides import grid
 
     commands: Sequence[Sequence[str]] = experiment.commands if experiment else grid(arguments.overrides)
     plan: dict[Path, Planned] = {}
-    for words in commands:
-        resolved = resolve(words, given)
+    for words, resolved in zip(commands, resolve_each(commands, given), strict=True):
         repeat = 1
         while arguments.fresh and resolved.request.folder(resolved.results_dir, repeat).exists():
             repeat += 1

@@ -121,7 +121,7 @@ class Sort:
     def draw(self, draws: Draws) -> Draft:
         length = self.low + draws.integers("length", self.high - self.low + 1, 1)  # (R, 1)
         inside = np.arange(self.high) < length
-        symbols = SYMBOLS.start + draws.permutations("symbols", self.symbols)[:, : self.high]
+        symbols = SYMBOLS.start + draws.choices("symbols", self.symbols, self.high)
         last = SYMBOLS.start + self.symbols  # sorts behind every symbol
         ordered = np.sort(np.where(inside, symbols, last), axis=1)
         prompt, answer = np.where(inside, symbols, PAD), np.where(inside, ordered, PAD)

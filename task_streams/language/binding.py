@@ -47,9 +47,9 @@ class Recall:
         return alphabet(self.values, start=self.keys)
 
     def draw(self, draws: Draws) -> Draft:
-        key = alphabet(self.keys)[draws.permutations("keys", self.keys)[:, : self.pairs]]  # (R, pairs)
-        value = self.legal[draws.permutations("values", self.values)[:, : self.pairs]]
-        asked = draws.permutations("asked", self.pairs)[:, : self.queries]
+        key = alphabet(self.keys)[draws.choices("keys", self.keys, self.pairs)]  # (R, pairs)
+        value = self.legal[draws.choices("values", self.values, self.pairs)]
+        asked = draws.choices("asked", self.pairs, self.queries)
         prompt = alternating(key, value)
         return asking(prompt, np.take_along_axis(key, asked, axis=1), np.take_along_axis(value, asked, axis=1))
 
@@ -91,7 +91,7 @@ class LastWrite:
 
     def draw(self, draws: Draws) -> Draft:
         rows = len(draws)
-        name = alphabet(self.key_symbols)[draws.permutations("keys", self.key_symbols)[:, : self.keys]]  # (R, keys)
+        name = alphabet(self.key_symbols)[draws.choices("keys", self.key_symbols, self.keys)]  # (R, keys)
         again = draws.integers("overwritten", self.keys, self.overwrites)
         written = np.concatenate([np.tile(np.arange(self.keys), (rows, 1)), again], axis=1)  # (R, writes)
         value = self.legal[draws.integers("values", self.values, written.shape[1])]
@@ -148,14 +148,14 @@ class Dictionary:
     def draw(self, draws: Draws) -> Draft:
         rows, records = len(draws), self.firsts * self.seconds
         halves = self.firsts + self.seconds
-        token = alphabet(self.key_symbols)[draws.permutations("keys", self.key_symbols)[:, : halves * self.half]]
+        token = alphabet(self.key_symbols)[draws.choices("keys", self.key_symbols, halves * self.half)]
         token = token.reshape(rows, halves, self.half)  # no token lies in two halves
         place = draws.permutations("order", records)  # (R, records)
         row = np.arange(rows)[:, None]
         first, second = token[row, place // self.seconds], token[row, self.firsts + place % self.seconds]  # (R, records, half)
         value = self.legal[draws.integers("values", self.values, records)][:, :, None]
         record = np.concatenate([first, second, value], axis=2)  # (R, records, 2 half + 1)
-        asked = draws.permutations("asked", records)[:, : self.queries]
+        asked = draws.choices("asked", records, self.queries)
         answer = record[row, asked].reshape(rows, -1)
         scored = np.zeros(answer.shape, dtype=bool)
         scored[:, 2 * self.half :: 2 * self.half + 1] = True
@@ -209,8 +209,8 @@ class VariableChase:
     def draw(self, draws: Draws) -> Draft:
         rows, links = len(draws), self.hops + 1
         row = np.arange(rows)[:, None]
-        name = LETTERS.start + draws.permutations("names", len(LETTERS))[:, : self.chains * links].reshape(rows, self.chains, links)
-        root = self.legal[draws.permutations("values", self.values)[:, : self.chains]]  # (R, chains)
+        name = LETTERS.start + draws.choices("names", len(LETTERS), self.chains * links).reshape(rows, self.chains, links)
+        root = self.legal[draws.choices("values", self.values, self.chains)]  # (R, chains)
         held = np.concatenate([root[:, :, None], name[:, :, :-1]], axis=2)  # (R, chains, links), what a name is set to
         total = self.chains * links
         order = draws.permutations("order", total + self.noise)  # items in order of text; those >= total are noise
@@ -225,7 +225,7 @@ class VariableChase:
         at, which, level = (np.take_along_axis(part, said, axis=1) for part in (begin, chain, depth))
         prompt[row, at], prompt[row, at + 1] = name[row, which, level], held[row, which, level]
         prompt[row, np.take_along_axis(begin, quiet, axis=1)] = filler
-        asked = draws.permutations("asked", self.chains)[:, : self.queries]
+        asked = draws.choices("asked", self.chains, self.queries)
         return asking(prompt, name[row, asked, self.hops], root[row, asked])
 
     def shortcuts(self, draft: Draft) -> Mapping[str, Float]:

@@ -124,8 +124,8 @@ class Reasoning:
     def draw(self, draws: Draws) -> Draft:
         places, directions = self.legal, _ids("north", "south", "east", "west")  # opposites stand side by side
         prompt = SYMBOLS.start + draws.integers("noise", 10, self.prompt_size)  # (R, P)
-        place = places[draws.permutations("places", len(places))[:, :3]]  # (R, 3): c and the two others
-        direction = draws.permutations("directions", len(directions))[:, :2]  # (R, 2)
+        place = places[draws.choices("places", len(places), 3)]  # (R, 3): c and the two others
+        direction = draws.choices("directions", len(directions), 2)  # (R, 2)
         where = np.concatenate([segments(draws, f"segment {n}", self.gap + 1) for n in range(2)], axis=1)  # (R, 2)
         marker = np.full(len(draws), vocabulary().id(_FACT))
         facts = [np.stack([marker, place[:, 1 + n], directions[direction[:, n]], place[:, 0]], axis=1) for n in range(2)]

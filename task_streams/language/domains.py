@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,9 +59,9 @@ class Process(NamedTuple):
     slot: Integer  # (V,), -1 for what is no word of it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Domain:
-    """Each document is of one of the `parts`, all alike."""
+    """Each document is of one of the `parts`, all alike; there is one of a kind."""
 
     name: str
     parts: tuple[Process, ...]
@@ -93,7 +93,7 @@ _NEVER = -1e4  # in place of the logarithm of nothing, so that sums stay numbers
 def _written(draws: Draws, after: Integer, lexicon: Integer, length: int) -> Integer:
     """Documents (n, T), each by successors (n, 2, K, 4) of slots and words (n, K) for them."""
     rows = np.arange(len(draws))
-    cast = PEOPLE[draws.permutations("cast", len(PEOPLE))[:, :CAST]]  # (n, CAST)
+    cast = PEOPLE[draws.choices("cast", len(PEOPLE), CAST)]  # (n, CAST)
     kind, which, who = (draws.uniform(purpose, length) for purpose in ("kind", "which", "who"))
     pairs = draws.integers("pairs", len(KINDS), length)
     names = np.take_along_axis(cast, (who * CAST).astype(np.int64), axis=1)  # (n, T)
@@ -177,12 +177,13 @@ def _place(ids: Integer) -> Integer:
 def _process(grammar: str, lexicon: Integer) -> Process:
     """The grammar of that name: each word's successors are drawn, alike in all its lexicons."""
     draws = Draws(key("grammar", grammar), np.arange(2 * SLOTS), np.zeros(2 * SLOTS, dtype=np.int64))
-    after = draws.permutations("successors", SLOTS)[:, : len(SUCCESSORS)]
+    after = draws.choices("successors", SLOTS, len(SUCCESSORS))
     chance = np.zeros((2 * SLOTS, SLOTS))
     np.put_along_axis(chance, after, SUCCESSORS[None].repeat(2 * SLOTS, axis=0), axis=1)
     return Process(after.reshape(2, SLOTS, -1), chance.reshape(2, SLOTS, SLOTS), lexicon, _place(lexicon))
 
 
+@functools.cache
 def domain(name: str, *, validation: bool = False) -> Domain:
     """One of `NAMES`; `validation`: of another world, with grammars of its own."""
     world = "validation " if validation else ""
@@ -249,16 +250,7 @@ class DomainTask:
 
     def floors(self) -> dict[str, float]:
         """By name the raw score of what knows single tokens, the last 32 tokens and the process, and all of both."""
-        index = np.arange(max(32, _FLOOR_TOKENS // self._length))
-        train, test = (self._domain.documents(split, _FLOOR_SEED, index, self._length) for split in ("train", "test"))
-        seen = np.bincount(train.ravel(), minlength=vocabulary().size) + 1.0
-        logs = {
-            "uniform": np.full(test.shape, -math.log(vocabulary().size)),
-            "unigram": np.log(seen / seen.sum())[test],
-            "window": self._domain.log_chances(test, WINDOW),
-            "oracle": self._domain.log_chances(test),
-        }
-        return {name: round(1 + float(log.mean()) / math.log(2) / _MOST_BITS, 4) for name, log in logs.items()}
+        return dict(_floors(self._domain, self._length))
 
     def shown(self, count: int) -> list[str]:
         """The beginnings of the first `count` validation documents."""
@@ -281,6 +273,21 @@ class DomainTask:
 
 
 _MOST_BITS = 9.0  # of 512 tokens taken alike
+
+
+@functools.cache
+def _floors(domain: Domain, length: int) -> Mapping[str, float]:
+    """As `DomainTask.floors`: of the process, whatever is trained and asked on it."""
+    index = np.arange(max(32, _FLOOR_TOKENS // length))
+    train, test = (domain.documents(split, _FLOOR_SEED, index, length) for split in ("train", "test"))
+    seen = np.bincount(train.ravel(), minlength=vocabulary().size) + 1.0
+    logs = {
+        "uniform": np.full(test.shape, -math.log(vocabulary().size)),
+        "unigram": np.log(seen / seen.sum())[test],
+        "window": domain.log_chances(test, WINDOW),
+        "oracle": domain.log_chances(test),
+    }
+    return {name: round(1 + float(log.mean()) / math.log(2) / _MOST_BITS, 4) for name, log in logs.items()}
 
 
 def _by_kind(tokens: Integer, needed: Float, of: str) -> dict[str, Float]:

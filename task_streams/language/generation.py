@@ -37,9 +37,12 @@ _WORDS_AT_ONCE = 1 << 21  # random words held at a time, 16 MiB
 
 def mix(words: Words) -> Words:
     """The output function of SplitMix64, a bijection of 64-bit words; a fresh array."""
-    z = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    z = words ^ (words >> np.uint64(30))
+    z *= np.uint64(0xBF58476D1CE4E5B9)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return z
 
 
 @functools.cache
@@ -81,6 +84,15 @@ class Draws:
     def permutations(self, purpose: str, size: int) -> Integer:
         """A random order (R, size) of 0..size-1 for every row."""
         return np.argsort(self.words(purpose, size), axis=1, kind="stable")
+
+    def choices(self, purpose: str, size: int, count: int) -> Integer:
+        """The first `count` (R, count) of `permutations`: so many of 0..size-1, each once, in random order."""
+        if 4 * count > size:
+            return self.permutations(purpose, size)[:, :count]
+        words = self.words(purpose, size)
+        lowest = np.argpartition(words, count - 1, axis=1)[:, :count]  # two of 64 bits are never the same
+        order = np.argsort(np.take_along_axis(words, lowest, axis=1), axis=1)
+        return np.take_along_axis(lowest, order, axis=1)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def test_the_second_item_takes_the_only_place_in_half_of_all_cases():
     assert abs(taken - 300) < 4 * 12.2
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 9), max_size=8), st.integers(1, 12), st.integers(0, 5))
 def test_a_reservoir_holds_different_items_of_those_offered_and_never_more_than_its_room(sizes, capacity, seed):
     reservoir, offered = Reservoir(capacity, np.random.default_rng(seed)), 0

@@ -73,7 +73,7 @@ def test_demonstrations_drawn_twice_are_kept_once_and_room_is_bounded(shown):
     assert size_in_bytes(NearestNeighbour(CONTROL, 0).state_dict()) == 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 30), max_size=60), st.integers(1, 8))
 def test_pairs_are_different_ones_of_those_offered(values, capacity):
     pairs = Pairs(capacity, np.random.default_rng(0))
