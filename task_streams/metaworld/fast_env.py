@@ -16,6 +16,7 @@ import math
 import pickle
 import types
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -187,10 +188,15 @@ def rebound_methods(cls: type, replacements: Mapping[str, Any]) -> dict[str, Any
 
 
 class NamedData(mujoco.MjData):
-    """Simulator data that looks up each name once; the views it returns stay valid as long as it lives."""
+    """Simulator data that looks up each name once, as long as `environment` lives; the views it returns stay valid as long as it lives.
 
-    def __init__(self, model: mujoco.MjModel) -> None:
+    A view holds on to its data where no collector of garbage sees it: data that remembered its views for good would never be freed, nor
+    would the model (20 MB) behind it.
+    """
+
+    def __init__(self, model: mujoco.MjModel, environment: object) -> None:
         super().__init__(model)
+        weakref.finalize(environment, self.__dict__.clear).atexit = False
         lookup = super()
         self.body = cache(lookup.body)
         self.geom = cache(lookup.geom)
@@ -276,7 +282,7 @@ class FastSawyer(SawyerXYZEnv):
         shared.model.body_pos[:], shared.model.site_pos[:] = shared.body_pos, shared.site_pos
         shared.holder = self
         self._body_pos, self._site_pos = shared.body_pos.copy(), shared.site_pos.copy()
-        return shared.model, NamedData(shared.model)
+        return shared.model, NamedData(shared.model, self)
 
     def _take_model(self) -> None:
         """Put this environment's own positions into the shared model."""

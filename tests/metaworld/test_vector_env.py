@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 
 import gymnasium
@@ -14,7 +15,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from clbench.errors import UserError
 from clbench.task_streams.metaworld.benchmark import CW10
 from clbench.task_streams.metaworld.expert import expert_policy
-from clbench.task_streams.metaworld.fast_env import task_names
+from clbench.task_streams.metaworld.fast_env import NamedData, task_names
 from clbench.task_streams.metaworld.goals import goals
 from clbench.task_streams.metaworld.vector_env import VectorMetaWorld
 from clbench.task_streams.metaworld.vector_tasks import VECTOR_TASKS, length, quaternions
@@ -303,3 +304,19 @@ def test_an_object_that_is_carried_below_the_shelf_is_rewarded_less_as_in_the_re
         held = np.linalg.norm(at - observation[:, :3], axis=1) < 0.1
         below += int((held & (at[:, 2] < 0.24) & (at[:, 1] > goal[:, 1] - 0.15) & (at[:, 1] < goal[:, 1])).sum())
     assert below > 5
+
+
+def test_nothing_stays_behind_of_environments_that_are_gone():
+    def there():
+        gc.collect()
+        return sum(type(thing) is NamedData for thing in gc.get_objects())
+
+    before = there()
+    env = VectorMetaWorld(["push", "push", "door-open"], horizon=5)
+    env.reset(seed=0)
+    for _ in range(7):
+        env.step(np.zeros((3, 4)))
+    assert there() > before
+    env.close()
+    del env
+    assert there() == before
