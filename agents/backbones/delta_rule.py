@@ -60,7 +60,7 @@ def _chunks(tokens: tuple[Tensor, ...], matrix: Tensor, erase: bool) -> tuple[Te
     """What does not depend on the matrix for all chunks at once, then the matrix from chunk to chunk."""
     q, k, v, strength, log_decay = tokens
     T = q.shape[2]
-    C = min(T, _CHUNK)
+    C = -(-T // -(-T // _CHUNK))  # chunks of one size, so that little is filled up
     q, k, v = (functional.pad(part, (0, 0, 0, -T % C)).unflatten(2, (-1, C)) for part in (q, k, v))  # (B, H, N, C, K or V)
     strength, log_decay = (functional.pad(part, (0, -T % C)).unflatten(2, (-1, C)) for part in (strength, log_decay))  # (B, H, N, C)
     total = log_decay.cumsum(-1)
