@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -108,6 +109,19 @@ def test_what_a_task_alone_ends_at_is_the_lowest_last_score_of_the_runs_that_tra
     singles = [write_run(tmp_path / "singles", alone(0), "ewc", seed, rising(top)) for seed, top in enumerate((0.9, 0.6, 0.8))]
     pack_reference(singles, tmp_path / "results" / "references", name="ewc", date="2026-11-01")
     assert derived.find_reference(manifest_of(singles[0]), tmp_path / "results").lowest == {"a": pytest.approx(0.6)}
+
+
+def test_a_column_that_nothing_trains_shows_its_best_end_of_a_phase(tmp_path):
+    whole = stream(("a", "b", "c"), points=2, shots=False)
+    lived = replace(whole, phases=whole.phases[:2])
+    score = {(0, 1000, 2): 0.7, (1, 500, 2): 0.9, (1, 1000, 2): 0.4}
+    run = write_run(tmp_path / "runs", lived, "ewc", 0, lambda phase, step, column: score.get((phase, step, column), 0.1))
+    pack([run], tmp_path / "results" / "submissions", team="lab", notes="", **WORDS)
+    leaderboard.generate(tmp_path / "results", tmp_path / "leaderboard.md")
+    heads, _, row = [line for line in (tmp_path / "leaderboard.md").read_text().splitlines() if line.startswith("|")]
+    cells = dict(zip(heads.split(" | "), row.split(" | "), strict=True))
+    assert cells["c (never trained) at the best end of a phase ↑"] == "0.700"
+    assert cells["a at the end of its phase ↑"] == "0.100"
 
 
 def test_a_table_of_an_earlier_version_says_where_new_rows_go(tmp_path):

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+
 from ..errors import UserError, ValidationError
 from ..files import make_folder, write_whole
 from ..loading import LoadedRun, find_runs
@@ -183,19 +185,24 @@ def _few_columns(table: Table, base: str) -> dict[str, Cell]:
         "Runs": lambda row: str(len(row.runs)),
         f"Performance {arrow('performance')}": entry("performance"),
         **({f"Forgetting {arrow('forgetting')}": entry("forgetting")} if "forgetting" in table.columns else {}),
-        **{f"{escape(task)} at the end of its phase ↑": learned(n) for n, task in enumerate(table.tasks)},
+        **{f"{escape(task)} {_when(table, n)} ↑": learned(n) for n, task in enumerate(table.tasks)},
         "Hours per run (hardware)": lambda row: f"{text(row.entries['hours'])} ({escape(row.hardware) or MISSING})",
         **(memory if "memory_bytes" in table.columns else {}),
         "Files": lambda row: _files(row, base),
     }
 
 
+def _when(table: Table, column: int) -> str:
+    trained = any(run.matrix.phases_of(column) for row in table.rows for run in row.runs)
+    return "at the end of its phase" if trained else "(never trained) at the best end of a phase"
+
+
 def _learned(run: LoadedRun, column: int) -> float:
-    """The score of a task in the last row of the last phase that trains it; NaN where none does."""
+    """The score of a task in the last row of the last phase that trains it; where none does, the highest at the end of a phase."""
     matrix = run.matrix
-    phases = matrix.phases_of(column)
-    scores = matrix.score[matrix.phase == phases[-1], column] if phases else matrix.score[:0, column]
-    return float(scores[-1]) if len(scores) else math.nan
+    phases = matrix.phases_of(column)[-1:] or sorted({int(phase) for phase in matrix.phase if phase >= 0})
+    ends = [scores[-1] for phase in phases if len(scores := matrix.score[matrix.phase == phase, column])]
+    return float(np.nanmax(ends)) if ends and not np.isnan(ends).all() else math.nan
 
 
 def _points_text(points: Sequence[float]) -> str:
