@@ -226,3 +226,9 @@ def test_examples_are_those_of_this_version_of_the_stream() -> None:
     # A difference here is a new version of the stream. New lines: print digest(profile, name).
     golden = dict(line.split() for line in (Path(__file__).parent / "golden_examples.txt").read_text().splitlines())
     assert {f"{profile}/{name}": digest(profile, name) for profile, name in CASES} == golden
+
+
+@pytest.mark.parametrize("size, count", [(1, 1), (7, 7), (9, 3), (40, 1), (40, 9), (1600, 4), (1600, 0)])
+def test_choices_are_the_beginning_of_a_permutation(size, count):
+    draws = Draws(key("choices"), np.arange(300), np.zeros(300, dtype=np.int64))
+    assert np.array_equal(draws.choices("c", size, count), draws.permutations("c", size)[:, :count])
