@@ -119,7 +119,7 @@ class Claim:
         return {arm: [next(made).request for _ in commands] for arm, commands in self.experiment.arms.items()}
 
     def asks_for(self, manifest: Mapping[str, Any]) -> bool:
-        """Whether any arm has this run. Arms of other agents and seeds alone are not built for the answer."""
+        """Whether any arm has this run. A claim whose arms are all of other agents or seeds is not built for the answer."""
         named = any(_may_be(words, manifest) for commands in self.experiment.arms.values() for words in commands)
         return named and any(_same_run(request, manifest) for requests in self.requests.values() for request in requests)
 
