@@ -2,8 +2,9 @@
 
     clbench data check FOLDER
 
-Files of one data set differ only in the name of their split (`train`, `test`, ..); a folder with one of them gives it its name. Nothing is
-downloaded and nothing of the folder is run.
+Files of one data set differ only in the name of their split (`train`, `test`, ..), which may be that of the folder they are in; a folder
+with one data set gives it its name. Where folders hold short texts only, each is an answer. Nothing is downloaded and nothing of the folder
+is run.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from typing import Any
 
 from clbench.errors import UserError
 
-from . import formats
+from . import answer_folders, formats
 from .corpus import Dataset
 from .formats import FORMATS, SPLIT_OF
+from .names import own_files, slug, split_of, stem_of, subfolders
 from .records import Unreadable
 
 DEEPEST = 4
-_SPLIT = re.compile(rf"(?:^|(?<=[._\- ]))({'|'.join(sorted(SPLIT_OF, key=len, reverse=True))})(?=$|[._\- ])", re.IGNORECASE)
-_SILENT = ("license", "licence", "readme", "copying", "notice", "citation", "sha256sums", "domains", "labels")
+_SILENT = ("license", "licence", "readme", "copying", "notice", "citation", "sha256sums", "domains", "labels", *formats.CLASS_NAMES)
 _TEXTS, _LABELS = ("src", "text", "texts", "title", "titles", "sentence", "sentences", "source"), ("tgt", "label", "labels", "target")
+_SLOTS = "seq.out"
+_SHARD = re.compile(r"[-_]?\d{5}-of-\d{5}$")
 
 
 @dataclass(frozen=True)
@@ -43,32 +46,66 @@ def survey(folder: Path | str) -> Survey:
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise UserError(f"no folder '{folder}'; expected one with {FORMATS}; give stream.folder=PATH")
-    found: dict[str, Dataset] = {}
-    unread: dict[str, str] = {}
-    for place in _folders(root):
+    finds = _Finds()
+    places = _folders(root)
+    done = finds.answer_folders(places)
+    for place in places:
+        done |= finds.own(place, done)
+    ordered = dict(sorted(finds.datasets.items(), key=lambda item: _natural(item[0])))
+    return Survey(root, ordered, {str(Path(path).relative_to(root)): reason for path, reason in finds.unread.items()})
+
+
+class _Finds:
+    """What was found so far."""
+
+    def __init__(self) -> None:
+        self.datasets: dict[str, Dataset] = {}
+        self.unread: dict[str, str] = {}
+
+    def answer_folders(self, places: Sequence[Path]) -> set[Path]:
+        """Take in the data sets whose answers are folders; which folders are done with."""
+        done: set[Path] = set()
+        for (place, base), parts in answer_folders.groups(places).items():
+            for dataset in _kept(self.unread, parts.values(), partial(answer_folders.read, slug(base or place.resolve().name), parts)):
+                self._keep(dataset, place)
+            for part in parts.values():
+                self.unread.update({str(path): "stands beside folders that are answers" for path in own_files(part)})
+                done |= {part, *subfolders(part)}
+        return done
+
+    def own(self, place: Path, done: set[Path]) -> set[Path]:
+        """Take in the data sets of the files of a folder, and of those in the folders of its splits, with which we are then done."""
         try:
-            files = sorted(path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
+            splits = {folder: split for split, folder in _splits(place).items() if folder not in done}
+            given = {path: split for folder, split in splits.items() for path in own_files(folder)}
+            files = [*([] if place in done else own_files(place)), *given]
         except OSError as error:
-            unread[str(place)] = f"cannot be opened ({error.strerror})"
-            continue
-        own = list(_datasets(place, files, unread))
+            self.unread[str(place)] = f"cannot be opened ({error.strerror})"
+            return set()
+        own = list(_datasets(place, files, given, self.unread))
         for dataset in own if len(own) > 1 else [replace(dataset, name=slug(place.resolve().name)) for dataset in own]:
-            name = dataset.name if dataset.name not in found else slug(f"{place.parent.name}-{dataset.name}")
-            number = 2
-            while name in found:
-                name, number = f"{dataset.name}-{number}", number + 1
-            found[name] = replace(dataset, name=name)
-    ordered = dict(sorted(found.items(), key=lambda item: _natural(item[0])))
-    return Survey(root, ordered, {str(Path(path).relative_to(root)): reason for path, reason in unread.items()})
+            self._keep(formats.with_class_names(dataset, place), place)
+        return set(splits)
+
+    def _keep(self, dataset: Dataset, place: Path) -> None:
+        name, number = dataset.name if dataset.name not in self.datasets else slug(f"{place.parent.name}-{dataset.name}"), 2
+        while name in self.datasets:
+            name, number = f"{dataset.name}-{number}", number + 1
+        self.datasets[name] = replace(dataset, name=name)
 
 
 def _folders(root: Path) -> list[Path]:
     found = [root]
     for place in found:
-        deep = len(place.relative_to(root).parts)
-        if deep < DEEPEST and os.access(place, os.R_OK | os.X_OK):
-            found += sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+        if len(place.relative_to(root).parts) < DEEPEST and os.access(place, os.R_OK | os.X_OK):
+            found += subfolders(place)
     return found
+
+
+def _splits(place: Path) -> dict[str, Path]:
+    """The folders of one that are its splits, where one of several is the training split."""
+    named = {SPLIT_OF[folder.name.lower()]: folder for folder in subfolders(place) if folder.name.lower() in SPLIT_OF}
+    return named if len(named) > 1 and "train" in named else {}
 
 
 def _natural(name: str) -> list[Any]:
@@ -76,36 +113,51 @@ def _natural(name: str) -> list[Any]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def slug(name: str) -> str:
-    """A name in small letters, digits and hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "data"
-
-
-def _datasets(place: Path, files: Sequence[Path], unread: dict[str, str]) -> Iterable[Dataset]:
-    """The data sets of one folder's own files."""
-    left = [path for path in files if _stem(path).lower() not in _SILENT and path.suffix.lower() not in (".md", ".rst", ".pdf", ".py")]
+def _datasets(place: Path, files: Sequence[Path], given: Mapping[Path, str], unread: dict[str, str]) -> Iterable[Dataset]:
+    """The data sets of one folder's own files, and of those in the folders of its splits, to which these are given."""
+    left = [path for path in files if path.suffix.lower() not in (".md", ".rst", ".pdf", ".py")]
     spoken = [path for path in left if path.suffix == ".json" and re.match(r"(train|validate|test)_\w+\.json$", path.name)]
     spoken = [path for path in spoken if not path.stem.endswith("_full") or not path.with_name(f"{path.stem[:-5]}.json").exists()]
     if len({path.stem.split("_")[1] for path in spoken}) > 1:
         yield from _kept(unread, spoken, partial(formats.snips, slug(place.resolve().name), spoken))
         left = [path for path in left if not re.match(r"(train|validate|test)_\w+\.json$", path.name)]
-    for texts, labels in _beside(left):
-        left = [path for path in left if path not in texts.values() and path not in labels.values()]
+    for texts, labels in _beside(left, given):
+        slots = [path.with_name(_SLOTS) for path in texts.values()]
+        unread.update({str(path): "names the parts of each text, which are of no use here" for path in left if path in slots})
+        left = [path for path in left if path not in (*texts.values(), *labels.values(), *slots)]
         yield from _kept(unread, texts.values(), partial(formats.side_by_side, _of_pair(place, texts), texts, labels))
-    groups: dict[tuple[str, str], dict[str, Path]] = {}
+    left = [path for path in left if stem_of(path).lower() not in _SILENT]
+    if documents := _documents(left, given):
+        yield from _kept(unread, given, partial(formats.documents, slug(place.resolve().name), documents))
+        left = [path for path in left if path not in given]
+    groups: dict[tuple[str, str], dict[str, list[Path]]] = {}
     for path in left:
-        split, base = _split_of(_stem(path))
-        kind = path.name[len(_stem(path)) :].lower()
-        group = groups.setdefault((base, kind), {})
-        if split in group:
-            unread[str(path)] = f"stands for the same split as '{group[split].name}'"
+        stem = stem_of(path)
+        split, base = split_of(_SHARD.sub("", stem))
+        group = groups.setdefault((base, path.name[len(stem) :].lower()), {})
+        same = group.setdefault(given.get(path, split), [])
+        if same and not _SHARD.search(stem):
+            unread[str(path)] = f"stands for the same split as '{same[0].name}'"
         else:
-            group[split] = path
+            same.append(path)
     for (base, _), paths in _matched(groups).items():
-        yield from _kept(unread, paths.values(), partial(formats.one, slug(base or place.resolve().name), place, paths))
+        everything = [path for parts in paths.values() for path in parts]
+        yield from _kept(unread, everything, partial(formats.one, slug(base or place.resolve().name), place, paths))
 
 
-def _matched(groups: Mapping[tuple[str, str], dict[str, Path]]) -> dict[tuple[str, str], dict[str, Path]]:
+def _documents(files: Sequence[Path], given: Mapping[Path, str]) -> dict[str, list[Path]]:
+    """The plain texts in the folders of splits, where there are several and no name stands in two: each folder is a text in pieces."""
+    if not given or not all(answer_folders.is_plain(path) for path in files if path in given):
+        return {}
+    found: dict[str, list[Path]] = {}
+    for path in files:
+        if path in given:
+            found.setdefault(given[path], []).append(path)
+    names = [split_of(stem_of(path))[1] for paths in found.values() for path in paths]
+    return found if len(found) > 1 and len(found.get("train", ())) > 1 and len(set(names)) == len(names) else {}
+
+
+def _matched(groups: Mapping[tuple[str, str], dict[str, list[Path]]]) -> dict[tuple[str, str], dict[str, list[Path]]]:
     """The groups, where one lacks a test split and another of the same kind has nothing else as one: `train_5500.label`, `test.label`."""
     joined = dict(groups)
     for ending in {ending for _, ending in groups}:
@@ -134,43 +186,25 @@ def _because(dataset: Dataset) -> str:
     return f" ({dataset.remarks[0]})" if dataset.remarks else ""
 
 
-def _stem(path: Path) -> str:
-    """The name without what says how it is written."""
-    name = path.name
-    for suffix in (".gz", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".src", ".tgt", ".all", ".label"):
-        if name.lower().endswith(suffix):
-            name = name[: -len(suffix)]
-    return name or path.name
-
-
-def _split_of(stem: str) -> tuple[str, str]:
-    """The split that a file's name says, "" where it says none, and the rest of the name."""
-    found = list(_SPLIT.finditer(stem))
-    if not found:
-        return "", stem
-    last = found[0] if found[0].start() == 0 else found[-1]
-    rest = re.sub(r"[._\- ]{2,}", "_", stem[: last.start()] + stem[last.end() :]).strip("._- ")
-    return SPLIT_OF[last[1].lower()], rest
-
-
-def _beside(files: Sequence[Path]) -> list[tuple[dict[str, Path], dict[str, Path]]]:
+def _beside(files: Sequence[Path], given: Mapping[Path, str]) -> list[tuple[dict[str, Path], dict[str, Path]]]:
     """Pairs of files of which one holds texts and the other their answers, by split."""
     sides: dict[str, tuple[dict[str, Path], dict[str, Path]]] = {}
     for path in files:
-        if path.suffix.lower() not in (".txt", ".src", ".tgt", ""):
+        if path.suffix.lower() not in (".txt", ".src", ".tgt", ".in", ""):
             continue
-        words = [word for word in re.split(r"[._\- ]+", path.name.lower()) if word != "txt"]
+        name = "text" if path.name == "seq.in" else path.name.lower()
+        words = [word for word in re.split(r"[._\- ]+", name) if word != "txt"]
         side = 0 if any(word in _TEXTS for word in words) else 1 if any(word in _LABELS for word in words) else None
         if side is None:
             continue
         rest = " ".join(word for word in words if word not in (*_TEXTS, *_LABELS))
-        split, base = _split_of(rest)
-        sides.setdefault(base, ({}, {}))[side][split or "train"] = path
+        split, base = split_of(rest)
+        sides.setdefault(base, ({}, {}))[side][given.get(path, split) or "train"] = path
     return [(texts, labels) for texts, labels in sides.values() if texts and texts.keys() == labels.keys()]
 
 
 def _of_pair(place: Path, texts: Mapping[str, Path]) -> str:
     """The name of a data set whose texts and answers are in two files."""
-    base = _split_of(next(iter(texts.values())).stem)[1]
-    words = [word for word in re.split(r"[._\- ]+", base) if word.lower() not in _TEXTS]
+    base = split_of(next(iter(texts.values())).stem)[1]
+    words = [word for word in re.split(r"[._\- ]+", base) if word.lower() not in (*_TEXTS, "seq")]
     return slug("-".join(words) or place.resolve().name)

@@ -10,22 +10,20 @@ from typing import Any
 
 from . import records
 from .corpus import Dataset, Kind, Row, completed, is_choice, tallied
+from .names import SPLIT_OF
 from .records import Broken, Content, Rows, Unreadable
 
 FORMATS = (
     "csv or tsv of a text and a label or answer; JSON lists or lines with the same (.json, .jsonl, also .gz); parquet; lines 'LABEL text'; "
-    "two files line by line (.src and .tgt, texts and labels); bAbI stories; SCAN's IN: .. OUT: ..; CLINC150's and SNIPS' JSON; plain .txt"
+    "two files line by line (.src and .tgt, texts and labels, seq.in and label); folders of short texts, one for each answer; "
+    "bAbI stories; SCAN's IN: .. OUT: ..; CLINC150's and SNIPS' JSON; plain .txt"
 )
 
-SPLIT_WORDS = {
-    "train": ("train", "training"),
-    "validation": ("valid", "validation", "validate", "val", "dev", "eval"),
-    "test": ("test", "testing"),
-}
-SPLIT_OF = {word: split for split, words in SPLIT_WORDS.items() for word in words}
+CLASS_NAMES = ("classes", "class_names", "label_names")
+"""Files of these names, and `labels.txt`, may name the answers that a data set gives as numbers, one a line."""
 
 
-class _Reading:
+class Reading:
     """A data set in the making."""
 
     def __init__(self, name: str, form: str) -> None:
@@ -44,6 +42,16 @@ class _Reading:
                 rows.append(row)
         self.splits[split or "train"] = (*self.splits.get(split or "train", ()), *rows)
 
+    def add_records(self, found: Mapping[str, Sequence[tuple[str, Any]]]) -> None:
+        """Take in the records of each split, whose fields those of training tell."""
+        fields = records.fields_of(next(found[split] for split in ("train", "", "validation", "test") if split in found))
+        for split, listed in found.items():
+            self.add(split, records.record_rows(listed, fields))
+        if fields.unused:
+            self.remarks.append(
+                f"fields: {', '.join(fields.texts)} text, {', '.join(fields.answers[:1])} answer; not used: {', '.join(fields.unused)}"
+            )
+
     def done(self, kind: Kind | None = None, groups: Mapping[str, tuple[str, ...]] | None = None) -> Dataset:
         """The data set; without `kind` its training rows say whether answers are choices."""
         answers = [row.answer for row in self.splits.get("train", ())]
@@ -53,7 +61,7 @@ class _Reading:
 
 def snips(name: str, files: Sequence[Path]) -> Dataset:
     """SNIPS: a file for each intent and split; what it calls validation is scored."""
-    reading = _Reading(name, "SNIPS")
+    reading = Reading(name, "SNIPS")
     for path in files:
         content = records.read(path)
         reading.remarks += content.remarks
@@ -67,7 +75,7 @@ def snips(name: str, files: Sequence[Path]) -> Dataset:
 
 def side_by_side(name: str, texts: Mapping[str, Path], answers: Mapping[str, Path]) -> Dataset:
     """Texts and answers in two files for each split."""
-    reading = _Reading(name, "two files, line by line")
+    reading = Reading(name, "two files, line by line")
     for split, path in texts.items():
         left, right = records.read(path), records.read(answers[split])
         reading.remarks += [*left.remarks, *right.remarks]
@@ -75,37 +83,82 @@ def side_by_side(name: str, texts: Mapping[str, Path], answers: Mapping[str, Pat
     return reading.done()
 
 
-def one(name: str, place: Path, paths: Mapping[str, Path]) -> Dataset:
-    """A data set whose files, by split, differ in their split alone."""
-    first = next(paths[split] for split in ("train", "", "validation", "test") if split in paths)
+def documents(name: str, paths: Mapping[str, Sequence[Path]]) -> Dataset:
+    """Plain texts of which each split has its own."""
+    reading = Reading(name, "plain texts")
+    for split, parts in paths.items():
+        for content in map(records.read, parts):
+            reading.remarks += content.remarks
+            reading.add(split, records.plain(content))
+    return reading.done("text")
+
+
+def with_class_names(dataset: Dataset, place: Path) -> Dataset:
+    """The same data set with names for its numbers, where a file beside it gives one for each: from 0 or from 1."""
+    path = next((path for name in (*CLASS_NAMES, "labels") if (path := place / f"{name}.txt").is_file()), None)
+    if dataset.kind != "choices" or path is None or not all(label.isdecimal() for label in dataset.labels):
+        return dataset
+    try:
+        names = [line.strip() for line in records.read(path).lines if line.strip()]
+    except Unreadable:
+        return dataset
+    numbers = sorted(int(label) for label in dataset.labels)
+    if len(set(names)) != len(names) or numbers not in (list(range(len(names))), list(range(1, len(names) + 1))):
+        return replace(
+            dataset, remarks=(*dataset.remarks, f"{path.name} does not name the answers {numbers[0]} to {numbers[-1]}, one each")
+        )
+    named = {str(number): name for number, name in zip(numbers, names, strict=True)}
+    splits = {
+        split: tuple(replace(row, answer=named.get(str(int(row.answer)), row.answer)) for row in rows)
+        for split, rows in dataset.splits.items()
+    }
+    return replace(
+        dataset, splits=splits, remarks=(*dataset.remarks, f"answers {numbers[0]} to {numbers[-1]} are called as in {path.name}")
+    )
+
+
+def one(name: str, place: Path, paths: Mapping[str, Sequence[Path]]) -> Dataset:
+    """A data set whose files, by split, differ in their split alone; several of one split are its parts."""
+    first = next(paths[split] for split in ("train", "", "validation", "test") if split in paths)[0]
     ending = first.name.lower().removesuffix(".gz").rpartition(".")[2]
     if ending == "parquet":
         return _parquet(name, paths)
-    contents = {split: records.read(path) for split, path in paths.items()}
+    if any(len(parts) > 1 for parts in paths.values()) and ending != "jsonl":
+        raise Unreadable("is one of several parts; of those only .parquet and .jsonl are read")
+    contents = {split: records.joined([records.read(path) for path in parts]) for split, parts in paths.items()}
     leading = next(contents[split] for split in ("train", "", "validation", "test") if split in contents)
     if ending in ("json", "jsonl"):
         return _json(name, place, contents, leading)
-    if ending in ("csv", "tsv") or _is_tabbed(leading):
-        return _table(name, contents, leading, "," if ending == "csv" else "\t")
+    if ending in ("csv", "tsv") or _is_parted(leading, "\t"):
+        return _table(name, contents, leading, records.separator_of(leading) if ending == "csv" else "\t")
+    if _is_parted(leading, ";") and _ends_in_choices(leading, ";"):
+        return _table(name, contents, leading, ";")
     lines = [line for line in leading.lines[:50] if line.strip()]
     if sum(bool(re.match(r"\s*IN:.*OUT:", line)) for line in lines) * 2 > len(lines):
-        return _lines(_Reading(name, "SCAN"), contents, records.scan, "answers")
+        return _lines(Reading(name, "SCAN"), contents, records.scan, "answers")
     if re.match(r"1 \S", lines[0]) and sum(bool(re.match(r"\d+ \S", line)) for line in lines) * 10 >= 9 * len(lines):
-        return _lines(_Reading(name, "bAbI"), contents, records.stories, "choices")
+        return _lines(Reading(name, "bAbI"), contents, records.stories, "choices")
     if records.is_labelled_lines(leading):
-        return _lines(_Reading(name, "a label and a text a line"), contents, records.labelled_lines, "choices")
-    if ending not in ("txt", "text", first.name.lower()):
+        return _lines(Reading(name, "a label and a text a line"), contents, records.labelled_lines, "choices")
+    if ending not in ("txt", "text", "tokens", "raw", first.name.lower()):
         raise Unreadable(f"is of no kind that can be read; expected {FORMATS}")
-    return _lines(_Reading(name, "plain text"), contents, records.plain, "text")
+    return _lines(Reading(name, "plain text"), contents, records.plain, "text")
 
 
-def _is_tabbed(content: Content) -> bool:
+def _is_parted(content: Content, mark: str) -> bool:
+    """Whether every line has as many of a mark, and is no statement of a story."""
     lines = [line for line in content.lines[:200] if line.strip()]
-    counts = {line.count("\t") for line in lines}
+    counts = {line.count(mark) for line in lines}
     return len(counts) == 1 and counts != {0} and not re.match(r"1 \S", lines[0])
 
 
-def _lines(reading: _Reading, contents: Mapping[str, Content], reader: records.Reader, kind: Kind) -> Dataset:
+def _ends_in_choices(content: Content, mark: str) -> bool:
+    """Whether what stands behind the last mark of a line, or before the first, comes back again and again."""
+    lines = [line for line in content.lines if line.strip()]
+    return is_choice([line.rpartition(mark)[2] for line in lines]) or is_choice([line.partition(mark)[0] for line in lines])
+
+
+def _lines(reading: Reading, contents: Mapping[str, Content], reader: records.Reader, kind: Kind) -> Dataset:
     for split, content in contents.items():
         reading.remarks += content.remarks
         reading.add(split, reader(content))
@@ -113,7 +166,7 @@ def _lines(reading: _Reading, contents: Mapping[str, Content], reader: records.R
 
 
 def _table(name: str, contents: Mapping[str, Content], leading: Content, separator: str) -> Dataset:
-    reading = _Reading(name, "table")
+    reading = Reading(name, "table")
     found = {split: records.table(content, separator) for split, content in contents.items()}
     leader = next(table for split, table in found.items() if contents[split] is leading)
     columns = records.columns_of(leader)
@@ -129,17 +182,17 @@ def _json(name: str, place: Path, contents: Mapping[str, Content], leading: Cont
     first = next(line for line in leading.lines if line.strip()).strip()
     if leading.text.lstrip()[0] == "{" and not (first.startswith("{") and first.endswith("}") and len(first) > 2):
         return _of_splits(name, place, leading)
-    reading = _Reading(name, "JSON records")
-    for split, content in contents.items():
+    reading = Reading(name, "JSON records")
+    for content in contents.values():
         reading.remarks += content.remarks
-        reading.add(split, records.record_rows(records.records(content)))
+    reading.add_records({split: records.records(content) for split, content in contents.items()})
     labels = place / "labels.json"
     if labels.is_file():
         _keep_listed(reading, records.parsed(records.read(labels)))
     return reading.done()
 
 
-def _keep_listed(reading: _Reading, listed: Any) -> None:
+def _keep_listed(reading: Reading, listed: Any) -> None:
     """Only rows whose label stands in `labels.json`, a list or an object of lists."""
     parts = listed.values() if isinstance(listed, Mapping) else [listed]
     known = {str(label) for part in parts for label in (part if isinstance(part, list) else [part])}
@@ -153,7 +206,7 @@ def _keep_listed(reading: _Reading, listed: Any) -> None:
 
 def _of_splits(name: str, place: Path, content: Content) -> Dataset:
     """CLINC150: an object of splits, each a list of `[text, intent]`, and the domains of the intents in a file beside it."""
-    reading = _Reading(name, "JSON of splits")
+    reading = Reading(name, "JSON of splits")
     reading.remarks += content.remarks
     loaded = records.parsed(content)
     lists = {key: value for key, value in loaded.items() if isinstance(value, list)}
@@ -174,11 +227,12 @@ def _of_splits(name: str, place: Path, content: Content) -> Dataset:
     return reading.done("choices", groups)
 
 
-def _parquet(name: str, paths: Mapping[str, Path]) -> Dataset:
+def _parquet(name: str, paths: Mapping[str, Sequence[Path]]) -> Dataset:
     import pandas
 
-    reading = _Reading(name, "parquet")
-    for split, path in paths.items():
+    reading = Reading(name, "parquet")
+    found: dict[str, list[tuple[str, Any]]] = {}
+    for split, path in ((split, path) for split, parts in paths.items() for path in parts):
         try:
             frame = pandas.read_parquet(path)
         except ImportError:
@@ -186,5 +240,6 @@ def _parquet(name: str, paths: Mapping[str, Path]) -> Dataset:
         except Exception as error:  # whatever the engine raises for a file that is none
             raise Unreadable(f"is no parquet file that pandas reads ({type(error).__name__})") from None
         rows = [{key: value.item() if hasattr(value, "item") else value for key, value in row.items()} for row in frame.to_dict("records")]
-        reading.add(split, records.record_rows([(f"{path.name}: row {number}", row) for number, row in enumerate(rows, 1)]))
+        found.setdefault(split, []).extend((f"{path.name}: row {number}", row) for number, row in enumerate(rows, 1))
+    reading.add_records(found)
     return reading.done()

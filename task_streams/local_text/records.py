@@ -14,13 +14,21 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from .corpus import MOST_CHOICES, ROWS_A_CHOICE, Row, is_choice
 
-TEXT_KEYS = ("text", "sentence", "utterance", "title", "query", "input", "source", "prompt", "question", "description")
-ANSWER_KEYS = ("label", "category", "intent", "class", "answer", "output", "target", "response", "completion")
+TEXT_KEYS = (
+    *("text", "sentence", "utterance", "title", "headline", "content", "body", "review", "document", "instruction"),
+    *("sentence1", "premise", "question1", "sentence2", "hypothesis", "question2"),
+    *("query", "input", "source", "prompt", "question", "description"),
+)
+ANSWER_KEYS = (
+    *("label", "category", "intent", "class", "answer", "output", "target", "response", "completion"),
+    *("class index", "gold_label", "sentiment", "topic", "rating", "stars"),
+)
 CONTEXT_KEYS = ("context", "passage", "story", "fact1", "fact2")
+_Name = TypeVar("_Name", str, int)
 LABEL_WORD = re.compile(r"[0-9]{1,3}|[A-Z][A-Z_]*(?::[A-Za-z0-9_-]+)?|__label__\S+")
 
 
@@ -69,6 +77,14 @@ def read(path: Path) -> Content:
     if not text.strip():
         raise Unreadable("is empty")
     return Content(path.name, text, remarks)
+
+
+def joined(parts: Sequence[Content]) -> Content:
+    """The parts of one file, one after another."""
+    if len(parts) == 1:
+        return parts[0]
+    remarks = tuple(remark for part in parts for remark in part.remarks)
+    return Content(parts[0].name, "\n".join(part.text for part in parts), remarks)
 
 
 # Lines.
@@ -152,6 +168,12 @@ def side_by_side(texts: Content, answers: Content) -> Rows:
 # Tables.
 
 
+def separator_of(content: Content) -> str:
+    """What parts the cells of a .csv: a comma, or what its first line has where it has none."""
+    first = next(line for line in content.lines if line.strip())
+    return next((mark for mark in ",;\t|" if mark in first), ",")
+
+
 def table(content: Content, separator: str) -> list[tuple[int, list[str]]]:
     """The cells of each record, with the line on which it ends; empty lines are none."""
     csv.field_size_limit(1 << 27)
@@ -193,22 +215,39 @@ def columns_of(records: Sequence[tuple[int, list[str]]]) -> Columns:
     if len(records) > 1 and sum(cell in known for cell in first) >= min(2, len(first)):
         answers = [n for key in ANSWER_KEYS for n, cell in enumerate(first) if cell == key]
         texts = [n for n, cell in enumerate(first) if cell in CONTEXT_KEYS] + [n for n, cell in enumerate(first) if cell in TEXT_KEYS]
-        if not answers or not texts:
+        rest = {n: [cells[n] for _, cells in records[1:] if len(cells) == len(first)] for n in range(len(first)) if n not in texts}
+        answer = answers[0] if answers else fewest(rest)
+        if answer is None or not texts:
             raise Unreadable(f"has the columns {', '.join(first)}; expected a text ({', '.join(TEXT_KEYS[:4])}, ..) and a label or answer")
-        return Columns(tuple(texts), answers[0], len(first), True)
+        return Columns(tuple(texts), answer, len(first), True)
     if width < 2:
         raise Unreadable("has one column; expected a text and a label or answer")
-    whole = [cells for _, cells in records if len(cells) == width]
-    different = [len({cells[column] for cells in whole}) for column in range(width)]
-    chosen = min(range(width), key=different.__getitem__)
-    if is_choice([cells[chosen] for cells in whole]) and not _third_is_type(different, len(whole)):
-        return Columns(tuple(n for n in range(width) if n != chosen), chosen, width, False)
-    return Columns((0,), 1, width, False)
+    columns = {column: [cells[column] for _, cells in records if len(cells) == width] for column in range(width)}
+    chosen = fewest(columns)
+    if chosen is None or _third_is_type(tuple(columns.values())):
+        return Columns((0,), 1, width, False)
+    others = [column for column in columns if column != chosen]
+    named = len(records[0][1]) == width and columns[chosen].count(records[0][1][chosen]) == 1
+    return Columns(tuple(column for column in others if _is_worded(columns[column])) or tuple(others), chosen, width, named)
 
 
-def _third_is_type(different: Sequence[int], rows: int) -> bool:
-    """Sentence, logical form, type: the first two are each nearly one for every row."""
-    return len(different) == 3 and min(different[:2]) > 0.8 * rows and different[2] < 0.2 * rows
+def fewest(columns: Mapping[_Name, Sequence[str]]) -> _Name | None:
+    """Of the columns that are choices the one with the fewest different values."""
+    choices = {name: len(set(cells)) for name, cells in columns.items() if is_choice(cells)}
+    return min(choices, key=choices.__getitem__, default=None)
+
+
+def _is_worded(cells: Sequence[str]) -> bool:
+    """Whether these are texts, of two words and more in the middle, and no numbers or names."""
+    return 2 * sum(" " in cell for cell in cells) > len(cells)
+
+
+def _third_is_type(columns: Sequence[Sequence[str]]) -> bool:
+    """Sentence, logical form, type: the first two are texts, each nearly one for every row."""
+    if len(columns) != 3 or not all(map(_is_worded, columns[:2])):
+        return False
+    different, rows = [len(set(cells)) for cells in columns], len(columns[0])
+    return min(different[:2]) > 0.8 * rows and different[2] < 0.2 * rows
 
 
 def table_rows(content: Content, records: Sequence[tuple[int, list[str]]], columns: Columns) -> Rows:
@@ -253,7 +292,30 @@ def parsed(content: Content) -> Any:
         raise Unreadable("is no JSON that can be read (nested too deep)") from None
 
 
-def record_rows(found: Sequence[tuple[str, Any]]) -> Rows:
+class Fields(NamedTuple):
+    """Which fields of records are text, which the answer, most wanted first, and which are neither."""
+
+    texts: tuple[str, ...]
+    answers: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def fields_of(found: Sequence[tuple[str, Any]]) -> Fields:
+    """By their names; where none is known for the answer or the text, by what they hold, as with columns."""
+    lowered = [{str(key).lower(): value for key, value in record.items()} for _, record in found if isinstance(record, Mapping)]
+    names = list(dict.fromkeys(name for record in lowered for name in record))
+    texts = [key for key in (*CONTEXT_KEYS, *TEXT_KEYS) if key in names]
+    answers = [key for key in ANSWER_KEYS if key in names]
+    held = {name: [str(record[name]) for record in lowered if isinstance(record.get(name), str | int)] for name in names}
+    if not answers and (guessed := fewest({name: held[name] for name in names if name not in texts})) is not None:
+        answers = [guessed]
+    if not texts:
+        texts = [name for name in names if name not in answers and held[name] and _is_worded(held[name])]
+    used = {*texts, *answers[:1], "ordered_kv_records", "key", "value"}
+    return Fields(tuple(texts), tuple(answers), tuple(sorted(set(names) - used)))
+
+
+def record_rows(found: Sequence[tuple[str, Any]], fields: Fields) -> Rows:
     """Rows of records with a text, or a context and a question, and a label or an answer; key-value records ask for one of their keys."""
     for place, record in found:
         if not isinstance(record, Mapping):
@@ -261,16 +323,18 @@ def record_rows(found: Sequence[tuple[str, Any]]) -> Rows:
         elif "ordered_kv_records" in record:
             yield _key_value(record, place)
         else:
-            yield _record(record, place)
+            yield _record(record, place, fields)
 
 
-def _record(record: Mapping[str, Any], place: str) -> Row | Broken:
+def _record(record: Mapping[str, Any], place: str, fields: Fields) -> Row | Broken:
     names = {str(key).lower(): value for key, value in record.items()}
-    answer = next((names[key] for key in ANSWER_KEYS if key in names), None)
-    texts = [names[key] for key in CONTEXT_KEYS if key in names] + [names[key] for key in TEXT_KEYS if key in names]
+    answer = next((names[key] for key in fields.answers if key in names), None)
+    texts = [names[key] for key in fields.texts if key in names]
     if answer is None or not texts:
         return Broken(f"no {'answer' if texts else 'text'} among {', '.join(sorted(names)) or 'nothing'}", place)
-    if isinstance(answer, bool) or not isinstance(answer, str | int):
+    if isinstance(answer, float) and answer.is_integer():
+        answer = int(answer)
+    if not isinstance(answer, str | int):
         return Broken("an answer that is neither text nor a whole number", place)
     if not all(isinstance(text, str) for text in texts):
         return Broken("a text that is no text", place)

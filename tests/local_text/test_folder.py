@@ -13,6 +13,7 @@ from clbench.task_streams.local_text.corpus import Row, bucket
 from clbench.task_streams.local_text.folder import survey
 
 INTENTS = ("play", "stop", "wait")
+SPLITS = ("train", "test")
 
 
 def write(root: Path, files: dict[str, object]) -> Path:
@@ -159,6 +160,130 @@ GOOD = {
         Row("text 0", "play"),
     ),
     "line ends of Windows": ({"train.csv": TABLE.replace("\n", "\r\n"), "test.csv": TABLE}, "choices", "table", 30, Row("text 4", "stop")),
+    "names that are not known": (
+        {
+            f"{split}.csv": "id,tweet,stance\n" + "".join(f"{n},text {n},{INTENTS[n % 3]}\n" for n in range(30))
+            for split in ("train", "test")
+        },
+        "choices",
+        "table",
+        30,
+        Row("text 4", "stop"),
+    ),
+    "an answer of another name": (
+        {"train.csv": "Class Index,Title,Description\n" + NEWS, "test.csv": NEWS},
+        "choices",
+        "table",
+        40,
+        Row("Title 4 What, 4", "1"),
+    ),
+    "a question of two columns": (
+        {f"{s}.tsv": "id\tquestion1\tquestion2\tis_same\n" + "".join(f"{n}\tis {n}\tor {n}\t{n % 2}\n" for n in range(30)) for s in SPLITS},
+        "choices",
+        "table",
+        30,
+        Row("is 4 or 4", "0"),
+    ),
+    "semicolons": ({f"{s}.csv": TABLE.replace(",", ";") for s in SPLITS}, "choices", "table", 30, Row("text 4", "stop")),
+    "a text, a semicolon and a label": (
+        {f"{s}.txt": lines(30, "i feel, {n};{label}") for s in SPLITS},
+        "choices",
+        "table",
+        30,
+        Row("i feel, 4", "stop"),
+    ),
+    "several fields of text": (
+        {
+            f"{s}.jsonl": "".join(json.dumps({"label": n % 4, "title": f"T {n}", "content": f"C {n}", "idx": n}) + "\n" for n in range(30))
+            for s in SPLITS
+        },
+        "choices",
+        "JSON records",
+        30,
+        Row("T 4 C 4", "0"),
+    ),
+    "true and false": (
+        {
+            f"{s}.jsonl": "".join(json.dumps({"passage": f"P {n}", "question": f"Q {n}", "label": n % 2 == 0}) + "\n" for n in range(30))
+            for s in SPLITS
+        },
+        "choices",
+        "JSON records",
+        30,
+        Row("P 4 Q 4", "True"),
+    ),
+    "fields that are not known": (
+        {
+            "train.json": [{"tweet": f"text {n}", "stance": INTENTS[n % 3], "id": n} for n in range(30)],
+            "test.json": [{"tweet": "a", "stance": "play"}],
+        },
+        "choices",
+        "JSON records",
+        30,
+        Row("text 4", "stop"),
+    ),
+    "parts of a file": (
+        {
+            "train-00000-of-00002.jsonl": "".join(json.dumps(r) + "\n" for r in RECORDS[:20]),
+            "train-00001-of-00002.jsonl": "".join(json.dumps(r) + "\n" for r in RECORDS[20:]),
+            "test-00000-of-00001.jsonl": json.dumps(RECORDS[0]),
+        },
+        "choices",
+        "JSON records",
+        30,
+        Row("text 24", "play"),
+    ),
+    "folders of splits": ({f"{s}/data.csv": TABLE for s in SPLITS}, "choices", "table", 30, Row("text 4", "stop")),
+    "texts and intents in folders": (
+        {f"{s}/{n}": lines(30, f) for s in SPLITS for n, f in (("seq.in", "text {n}"), ("label", "{label}"), ("seq.out", "O O"))},
+        "choices",
+        "two files, line by line",
+        30,
+        Row("text 4", "stop"),
+    ),
+    "folders of answers": (
+        {f"{s}/{i}/{n}_7.txt": f"{i} {n}\n" for s in SPLITS for i in INTENTS for n in range(9)},
+        "choices",
+        "a folder for each answer",
+        27,
+        Row("stop 4", "stop"),
+    ),
+    "folders of answers without splits": (
+        {f"bbc/{i}/{n:03}.txt": f"{i} {n}\n" for i in INTENTS for n in range(40)},
+        "choices",
+        "a folder for each answer",
+        None,
+        Row("stop 4", "stop"),
+    ),
+    "folders of answers by date": (
+        {f"news-{s}/{i}.x/{49_000 + n}": f"{i} {n}\n" for s in SPLITS for i in INTENTS for n in range(9)},
+        "choices",
+        "a folder for each answer",
+        27,
+        Row("stop 4", "stop.x"),
+    ),
+    "documents in folders of splits": (
+        {"train/a.txt": PLAIN, "train/b.txt": PLAIN[::-1], "test/c.txt": PLAIN, "validation/d.txt": PLAIN},
+        "text",
+        "plain texts",
+        2,
+        Row(PLAIN[::-1]),
+    ),
+    "tokens": ({f"wiki.{s}.tokens": PLAIN for s in SPLITS}, "text", "plain text", None, Row(PLAIN)),
+    "named numbers": (
+        {"train.csv": NEWS, "test.csv": NEWS, "classes.txt": "World\nSports\nBusiness\nScience\n"},
+        "choices",
+        "table",
+        40,
+        Row("Title 4 What, 4", "World"),
+    ),
+    "TREC": (
+        {"train_5500.label": lines(30, "HUM:{label} text {n}"), "TREC_10.label": "HUM:play Who ?\n"},
+        "choices",
+        "a label and a text a line",
+        30,
+        Row("Who ?", "HUM:play"),
+    ),
     "packed": ({"train.csv.gz": TABLE, "test.csv.gz": TABLE}, "choices", "table", 30, Row("text 4", "stop")),
 }
 
@@ -328,6 +453,35 @@ def test_splits_that_are_missing_are_taken_by_a_hash_so_that_equal_texts_stay_to
     assert 40 < len(found.splits["test"]) < 80
 
 
+def test_what_stands_beside_folders_of_answers_and_what_has_none_is_left_out_aloud(tmp_path):
+    files = {f"{s}/{i}/{n}_7.txt": f"{i} {n}\n" for s in SPLITS for i in (*INTENTS, "unsup") for n in range(9)}
+    files |= {"train/urls_play.txt": "http\n", "train/play/x.txt": b"caf\xe9", "test/stop/empty.txt": ""}
+    found = survey(write(tmp_path, files))
+    (dataset,) = found.datasets.values()
+    assert dataset.labels == INTENTS and found.unread == {"train/urls_play.txt": "stands beside folders that are answers"}
+    assert "train/unsup: texts without an answer, left out" in dataset.remarks
+    assert "1 files are not UTF-8, read as latin-1 (first: play/x.txt)" in dataset.remarks
+    assert "left out: 1 row, a file that is empty (first: stop/empty.txt)" in dataset.remarks
+
+
+def test_books_in_folders_are_texts_of_their_own(tmp_path):
+    book = PLAIN * 60
+    found = survey(write(tmp_path, {f"{i}/{n}.txt": book for i in INTENTS[:2] for n in range(3)}))
+    assert {dataset.kind for dataset in found.datasets.values()} == {"text"} and len(found.datasets) == 6
+
+
+@pytest.mark.parametrize("names", ["World\nSports\n", "World\nWorld\nBusiness\nScience\n", "\n"])
+def test_names_that_do_not_fit_the_numbers_change_nothing(names, tmp_path):
+    found = only(write(tmp_path, {"train.csv": NEWS, "test.csv": NEWS, "classes.txt": names}))
+    assert found.labels == ("1", "2", "3", "4")
+
+
+def test_fields_of_no_use_are_named(tmp_path):
+    rows = [{"label": n % 2, "title": f"T {n}", "idx": n} for n in range(9)]
+    found = only(write(tmp_path, {"train.json": rows, "test.json": rows}))
+    assert "fields: title text, label answer; not used: idx" in found.remarks
+
+
 def test_a_text_without_splits_is_cut_into_blocks(tmp_path):
     text = "".join(f"line {n}\n" for n in range(500))
     splits = only(write(tmp_path, {"book.txt": text})).splits
@@ -360,9 +514,12 @@ def test_parquet_is_read_where_something_reads_it(tmp_path):
     pytest.importorskip("pyarrow")
     import pandas
 
-    for split in ("train", "test"):
-        pandas.DataFrame(RECORDS).to_parquet(tmp_path / f"{split}.parquet")
-    assert len(only(tmp_path).labels) == 3
+    half = len(RECORDS) // 2
+    parts = {"train-00000-of-00002": RECORDS[:half], "train-00001-of-00002": RECORDS[half:], "test-00000-of-00001": RECORDS}
+    for name, rows in parts.items():
+        pandas.DataFrame(rows).to_parquet(tmp_path / f"{name}.parquet")
+    found = only(tmp_path)
+    assert len(found.labels) == 3 and sum(len(found.splits[split]) for split in ("train", "validation")) == len(RECORDS)
 
 
 def test_no_folder_is_one_line(tmp_path):

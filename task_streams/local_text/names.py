@@ -1,0 +1,54 @@
+"""What names of files and folders say: which split they are of, and what is left of the name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "validation": ("valid", "validation", "validate", "val", "dev", "eval"),
+    "test": ("test", "testing"),
+}
+SPLIT_OF = {word: split for split, words in SPLIT_WORDS.items() for word in words}
+_PUBLISHED = {"trec_10": "test"}
+"""Names under which a split is published and that do not say so."""
+
+_SPLIT = re.compile(rf"(?:^|(?<=[._\- ]))({'|'.join(sorted(SPLIT_OF, key=len, reverse=True))})(?=$|[._\- ])", re.IGNORECASE)
+_WRITTEN = (".gz", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".src", ".tgt", ".all", ".label")
+
+
+def slug(name: str) -> str:
+    """A name in small letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "data"
+
+
+def stem_of(path: Path) -> str:
+    """The name without what says how it is written."""
+    name = path.name
+    for suffix in _WRITTEN:
+        if name.lower().endswith(suffix):
+            name = name[: -len(suffix)]
+    return name or path.name
+
+
+def split_of(stem: str) -> tuple[str, str]:
+    """The split that a name says, "" where it says none, and the rest of the name."""
+    if stem.lower() in _PUBLISHED:
+        return _PUBLISHED[stem.lower()], ""
+    found = list(_SPLIT.finditer(stem))
+    if not found:
+        return "", stem
+    last = found[0] if found[0].start() == 0 else found[-1]
+    rest = re.sub(r"[._\- ]{2,}", "_", stem[: last.start()] + stem[last.end() :]).strip("._- ")
+    return SPLIT_OF[last[1].lower()], rest
+
+
+def own_files(place: Path) -> list[Path]:
+    """The files of a folder itself, sorted, without hidden ones."""
+    return sorted(path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def subfolders(place: Path) -> list[Path]:
+    """The folders of a folder itself, sorted, without hidden ones."""
+    return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
