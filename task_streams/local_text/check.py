@@ -16,6 +16,9 @@ from .folder import survey
 from .formats import FORMATS
 from .stream import parts_of
 
+FIRST = 3
+"""So many files are named that were not read for the same reason."""
+
 KINDS = {"choices": "a text and one of few answers", "answers": "a text and another text", "text": "plain text"}
 
 
@@ -89,11 +92,23 @@ class Findings:
                 )
                 said.append(f"  {shared} (bytes keep them apart)")
         if self.unread:
-            said += ["", "not read:", *(f"  {file} {reason}" for file, reason in self.unread.items())]
+            said += ["", "not read:", *self._reasons]
         if not self.datasets:
             return [*said[1:], "", f"nothing here can be read; expected {FORMATS}"]
         said += ["", f"{len(self.tasks)} task{'s'[: len(self.tasks) > 1]}: {', '.join(self.tasks)}"]
         return [*said, "", f"clbench run stream=local-text stream.folder={self.folder} agent=transformer{self._options}"]
+
+    @property
+    def _reasons(self) -> list[str]:
+        """Why files were not read: the first few for each reason."""
+        files: dict[str, list[str]] = {}
+        for file, reason in self.unread.items():
+            files.setdefault(reason, []).append(file)
+        said = []
+        for reason, held in files.items():
+            said += [f"  {file} {reason}" for file in held[:FIRST]]
+            said += [f"  and {len(held) - FIRST:,} more of which the same is true"] if len(held) > FIRST else []
+        return said
 
     @property
     def _options(self) -> str:

@@ -79,13 +79,15 @@ class _Finds:
             splits = {folder: split for split, folder in _splits(place).items() if folder not in done}
             given = {path: split for folder, split in splits.items() for path in own_files(folder)}
             files = [*([] if place in done else own_files(place)), *given]
+            intents = _intents(place)
         except OSError as error:
             self.unread[str(place)] = f"cannot be opened ({error.strerror})"
             return set()
-        own = list(_datasets(place, files, given, self.unread))
+        spoken = [path for folder in intents for path in own_files(folder)]
+        own = list(_datasets(place, [*files, *spoken], given, self.unread))
         for dataset in own if len(own) > 1 else [replace(dataset, name=slug(place.resolve().name)) for dataset in own]:
             self._keep(formats.with_class_names(dataset, place), place)
-        return set(splits)
+        return {*splits, *intents}
 
     def _keep(self, dataset: Dataset, place: Path) -> None:
         name, number = dataset.name if dataset.name not in self.datasets else slug(f"{place.parent.name}-{dataset.name}"), 2
@@ -108,6 +110,12 @@ def _splits(place: Path) -> dict[str, Path]:
     return named if len(named) > 1 and "train" in named else {}
 
 
+def _intents(place: Path) -> list[Path]:
+    """The folders of one that are named as the intent whose utterances they hold, as SNIPS is published."""
+    found = [folder for folder in subfolders(place) if (folder / f"train_{folder.name}.json").is_file()]
+    return found if len(found) > 1 else []
+
+
 def _natural(name: str) -> list[Any]:
     """So that qa2 stands before qa10."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
@@ -121,6 +129,8 @@ def _datasets(place: Path, files: Sequence[Path], given: Mapping[Path, str], unr
     if len({path.stem.split("_")[1] for path in spoken}) > 1:
         yield from _kept(unread, spoken, partial(formats.snips, slug(place.resolve().name), spoken))
         left = [path for path in left if not re.match(r"(train|validate|test)_\w+\.json$", path.name)]
+        unread.update({str(path): "stands beside utterances and holds none" for path in left if path.parent != place})
+        left = [path for path in left if path.parent == place]
     for texts, labels in _beside(left, given):
         slots = [path.with_name(_SLOTS) for path in texts.values()]
         unread.update({str(path): "names the parts of each text, which are of no use here" for path in left if path in slots})
@@ -183,7 +193,8 @@ def _kept(unread: dict[str, str], paths: Iterable[Path], read: Any) -> Iterable[
 
 
 def _because(dataset: Dataset) -> str:
-    return f" ({dataset.remarks[0]})" if dataset.remarks else ""
+    said = sorted(dataset.remarks, key=lambda remark: not remark.startswith("left out"))
+    return f" ({said[0]})" if said else ""
 
 
 def _beside(files: Sequence[Path], given: Mapping[Path, str]) -> list[tuple[dict[str, Path], dict[str, Path]]]:
@@ -200,7 +211,12 @@ def _beside(files: Sequence[Path], given: Mapping[Path, str]) -> list[tuple[dict
         rest = " ".join(word for word in words if word not in (*_TEXTS, *_LABELS))
         split, base = split_of(rest)
         sides.setdefault(base, ({}, {}))[side][given.get(path, split) or "train"] = path
-    return [(texts, labels) for texts, labels in sides.values() if texts and texts.keys() == labels.keys()]
+    both = [(texts, labels, texts.keys() & labels.keys()) for texts, labels in sides.values()]
+    return [
+        ({split: texts[split] for split in texts if split in shared}, {split: labels[split] for split in labels if split in shared})
+        for texts, labels, shared in both
+        if "train" in shared
+    ]
 
 
 def _of_pair(place: Path, texts: Mapping[str, Path]) -> str:

@@ -123,6 +123,8 @@ def one(name: str, place: Path, paths: Mapping[str, Sequence[Path]]) -> Dataset:
     ending = first.name.lower().removesuffix(".gz").rpartition(".")[2]
     if ending == "parquet":
         return _parquet(name, paths)
+    if ending in ("src", "tgt", "in"):
+        raise Unreadable("is one of two files that belong together line by line, and there is no other (or none for training)")
     if any(len(parts) > 1 for parts in paths.values()) and ending != "jsonl":
         raise Unreadable("is one of several parts; of those only .parquet and .jsonl are read")
     contents = {split: records.joined([records.read(path) for path in parts]) for split, parts in paths.items()}
@@ -133,6 +135,11 @@ def one(name: str, place: Path, paths: Mapping[str, Sequence[Path]]) -> Dataset:
         return _table(name, contents, leading, records.separator_of(leading) if ending == "csv" else "\t")
     if _is_parted(leading, ";") and _ends_in_choices(leading, ";"):
         return _table(name, contents, leading, ";")
+    return _by_lines(name, ending in ("txt", "text", "tokens", "raw", first.name.lower()), contents, leading)
+
+
+def _by_lines(name: str, as_text: bool, contents: Mapping[str, Content], leading: Content) -> Dataset:
+    """What lines look like says the format; those of none are plain text, if they may be."""
     lines = [line for line in leading.lines[:50] if line.strip()]
     if sum(bool(re.match(r"\s*IN:.*OUT:", line)) for line in lines) * 2 > len(lines):
         return _lines(Reading(name, "SCAN"), contents, records.scan, "answers")
@@ -140,7 +147,7 @@ def one(name: str, place: Path, paths: Mapping[str, Sequence[Path]]) -> Dataset:
         return _lines(Reading(name, "bAbI"), contents, records.stories, "choices")
     if records.is_labelled_lines(leading):
         return _lines(Reading(name, "a label and a text a line"), contents, records.labelled_lines, "choices")
-    if ending not in ("txt", "text", "tokens", "raw", first.name.lower()):
+    if not as_text:
         raise Unreadable(f"is of no kind that can be read; expected {FORMATS}")
     return _lines(Reading(name, "plain text"), contents, records.plain, "text")
 

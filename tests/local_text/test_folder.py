@@ -128,6 +128,21 @@ GOOD = {
         None,
         Row("play song 0", "play"),
     ),
+    "spoken, in a folder each": (
+        {f"{i}/{s}_{i}{f}.json": SPOKEN[i] for i in INTENTS for s, f in (("train", ""), ("train", "_full"), ("validate", ""))}
+        | {f"{i}/Alexa_metrics.json": {"a": 1} for i in INTENTS},
+        "choices",
+        "SNIPS",
+        None,
+        Row("play song 0", "play"),
+    ),
+    "two files, one split of which is not whole": (
+        {"train.src": lines(9, "in {n}"), "train.tgt": lines(9, "out {n}"), "test.src": "a\n", "test.tgt": "b\n", "dev.src": "c\n"},
+        "answers",
+        "two files, line by line",
+        None,
+        Row("in 4", "out 4"),
+    ),
     "two files": (
         {"train.src": lines(9, "in {n}"), "train.tgt": lines(9, "out {n}"), "test.src": "a\n", "test.tgt": "b\n"},
         "answers",
@@ -415,6 +430,7 @@ UNREADABLE = {
     "nested deep": ({"train.json": "[" * 100_000}, "train.json", "is no JSON that can be read"),
     "another object": ({"config.json": json.dumps({"a": 1, "b": 2}, indent=1)}, "config.json", "has no split 'train'"),
     "lines that do not match": ({"train.src": "a\nb\n", "train.tgt": "A\n"}, "train.src", "has 2 lines where 'train.tgt' has 1"),
+    "one half": ({"train.src": "a\nb\n"}, "train.src", "is one of two files that belong together line by line, and there is no other"),
     "only test rows": ({"test.csv": TABLE}, "test.csv", "leaves no training rows"),
     "nothing but broken rows": ({"train.json": [1, 2], "test.json": [3]}, "train.json", "leaves no training rows (left out: 3 rows"),
     "another ending": ({"model.safetensors": "abc\n"}, "model.safetensors", "is of no kind that can be read"),

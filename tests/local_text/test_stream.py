@@ -360,6 +360,12 @@ def test_a_run_learns_it_and_the_check_says_what_is_there(folder, tmp_path, caps
     assert cli.main(["data", "check", str(folder)]) == 0
     said = capsys.readouterr().out
     assert "4 tasks: intents-first-half, intents-second-half, one, two" in said and "stream.tokens=bytes" in said
+    (tmp_path / "strange").mkdir()
+    for number in range(5):
+        (tmp_path / "strange" / f"{number}.bin").write_text("a\n")
+    assert cli.main(["data", "check", str(tmp_path / "strange")]) == 1
+    said = capsys.readouterr().out
+    assert "2.bin is of no kind" in said and "3.bin" not in said and "and 2 more of which the same is true" in said
     (tmp_path / "empty").mkdir()
     assert cli.main(["data", "check", str(tmp_path / "empty")]) == 1 and "nothing here can be read" in capsys.readouterr().out
     assert cli.main(["data", "check", str(tmp_path / "nowhere")]) == 2
