@@ -219,13 +219,14 @@ def _summarise(item: Planned, out: Output, how: str) -> None:
 def _headline_lines(values: dict[str, Any], family: str) -> list[str]:
     from ..metrics import METRICS
 
+    width = max(len(METRICS[name].label) for name in SHOWN)
     lines = []
     for name in SHOWN:
         metric, value = METRICS[name], values.get(name)
         if value is None and not metric.needs_reference:
             continue
         note = f"{metric.unit}, {metric.better} is better" if value is not None else f"needs the reference runs of {family}"
-        lines.append(f"  {metric.label:<17}{'-' if value is None else format(value, '.3f'):>7}  {note}")
+        lines.append(f"  {metric.label:<{width}}{'-' if value is None else format(value, '.3f'):>7}  {note}")
     return lines
 
 
