@@ -44,6 +44,8 @@ class Reading:
 
     def add_records(self, found: Mapping[str, Sequence[tuple[str, Any]]]) -> None:
         """Take in the records of each split, whose fields those of training tell."""
+        if len(found) == 1:
+            found = records.records_by_split(next(iter(found.values()))) or found
         fields = records.fields_of(next(found[split] for split in ("train", "", "validation", "test") if split in found))
         for split, listed in found.items():
             self.add(split, records.record_rows(listed, fields))
@@ -177,10 +179,15 @@ def _table(name: str, contents: Mapping[str, Content], leading: Content, separat
     found = {split: records.table(content, separator) for split, content in contents.items()}
     leader = next(table for split, table in found.items() if contents[split] is leading)
     columns = records.columns_of(leader)
-    for split, content in contents.items():
+    for content in contents.values():
         reading.remarks += content.remarks
-        named = columns.header and found[split][0][1] == leader[0][1]
-        reading.add(split, records.table_rows(content, found[split], replace(columns, header=named)))
+    if columns.header and len(contents) == 1 and (parts := records.table_by_split(leader)):
+        for split, rows in parts.items():
+            reading.add(split, records.table_rows(leading, rows, replace(columns, header=False)))
+    else:
+        for split, rows in found.items():
+            named = columns.header and rows[0][1] == leader[0][1]
+            reading.add(split, records.table_rows(contents[split], rows, replace(columns, header=named)))
     reading.remarks.append(f"{'named' if columns.header else 'unnamed'} columns: {columns.words}")
     return reading.done()
 

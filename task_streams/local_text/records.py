@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from .corpus import MOST_CHOICES, ROWS_A_CHOICE, Row, is_choice
+from .names import SPLIT_OF
 
 TEXT_KEYS = (
-    *("text", "sentence", "utterance", "title", "headline", "content", "body", "review", "document", "instruction"),
+    *("text", "sentence", "utterance", "utt", "title", "headline", "content", "body", "review", "document", "instruction"),
     *("sentence1", "premise", "question1", "sentence2", "hypothesis", "question2"),
     *("query", "input", "source", "prompt", "question", "description"),
 )
@@ -27,8 +28,10 @@ ANSWER_KEYS = (
     *("label", "category", "intent", "class", "answer", "output", "target", "response", "completion"),
     *("class index", "gold_label", "sentiment", "topic", "rating", "stars"),
 )
+SPLIT_KEYS = ("split", "partition")
 CONTEXT_KEYS = ("context", "passage", "story", "fact1", "fact2")
 _Name = TypeVar("_Name", str, int)
+_Item = TypeVar("_Item")
 LABEL_WORD = re.compile(r"[0-9]{1,3}|[A-Z][A-Z_]*(?::[A-Za-z0-9_-]+)?|__label__\S+")
 
 
@@ -231,6 +234,16 @@ def columns_of(records: Sequence[tuple[int, list[str]]]) -> Columns:
     return Columns(tuple(column for column in others if _is_worded(columns[column])) or tuple(others), chosen, width, named)
 
 
+def parted(rows: Sequence[_Item], said: Sequence[str]) -> dict[str, list[_Item]] | None:
+    """Rows by the split that each is said to be of; None where that is no split."""
+    if not said or not all(word.lower() in SPLIT_OF for word in said):
+        return None
+    found: dict[str, list[_Item]] = {}
+    for row, word in zip(rows, said, strict=True):
+        found.setdefault(SPLIT_OF[word.lower()], []).append(row)
+    return found
+
+
 def fewest(columns: Mapping[_Name, Sequence[str]]) -> _Name | None:
     """Of the columns that are choices the one with the fewest different values."""
     choices = {name: len(set(cells)) for name, cells in columns.items() if is_choice(cells)}
@@ -311,8 +324,24 @@ def fields_of(found: Sequence[tuple[str, Any]]) -> Fields:
         answers = [guessed]
     if not texts:
         texts = [name for name in names if name not in answers and held[name] and _is_worded(held[name])]
-    used = {*texts, *answers[:1], "ordered_kv_records", "key", "value"}
+    used = {*texts, *answers[:1], *SPLIT_KEYS, "ordered_kv_records", "key", "value"}
     return Fields(tuple(texts), tuple(answers), tuple(sorted(set(names) - used)))
+
+
+def records_by_split(found: Sequence[tuple[str, Any]]) -> dict[str, list[tuple[str, Any]]] | None:
+    """Records by the split that a field of each names; None where none does."""
+    lowered = [{str(key).lower(): value for key, value in record.items()} for _, record in found if isinstance(record, Mapping)]
+    names = [key for key in SPLIT_KEYS if len(lowered) == len(found) and all(isinstance(record.get(key), str) for record in lowered)]
+    return parted(found, [record[names[0]] for record in lowered]) if names else None
+
+
+def table_by_split(records: Sequence[tuple[int, list[str]]]) -> dict[str, list[tuple[int, list[str]]]] | None:
+    """The records of a table below its names by the split that a column names; None where none does."""
+    names = [cell.lower() for cell in records[0][1]]
+    column = next((names.index(key) for key in SPLIT_KEYS if key in names), None)
+    if column is None:
+        return None
+    return parted(records[1:], [cells[column] if len(cells) == len(names) else "train" for _, cells in records[1:]])
 
 
 def record_rows(found: Sequence[tuple[str, Any]], fields: Fields) -> Rows:

@@ -199,6 +199,28 @@ GOOD = {
         30,
         Row("is 4 or 4", "0"),
     ),
+    "a column of splits": (
+        {
+            "all.csv": "text,label,split\n"
+            + "".join(f"text {n},{INTENTS[n % 3]},{('train', 'train', 'val', 'test')[n % 4]}\n" for n in range(40))
+        },
+        "choices",
+        "table",
+        20,
+        Row("text 4", "stop"),
+    ),
+    "a field of splits": (
+        {
+            "en-US.jsonl": "".join(
+                json.dumps({"partition": ("train", "dev", "test")[n % 3], "utt": f"u {n}", "intent": INTENTS[n % 2]}) + "\n"
+                for n in range(60)
+            )
+        },
+        "choices",
+        "JSON records",
+        20,
+        Row("u 3", "stop"),
+    ),
     "semicolons": ({f"{s}.csv": TABLE.replace(",", ";") for s in SPLITS}, "choices", "table", 30, Row("text 4", "stop")),
     "a text, a semicolon and a label": (
         {f"{s}.txt": lines(30, "i feel, {n};{label}") for s in SPLITS},
@@ -490,6 +512,16 @@ def test_books_in_folders_are_texts_of_their_own(tmp_path):
 def test_names_that_do_not_fit_the_numbers_change_nothing(names, tmp_path):
     found = only(write(tmp_path, {"train.csv": NEWS, "test.csv": NEWS, "classes.txt": names}))
     assert found.labels == ("1", "2", "3", "4")
+
+
+def test_a_column_that_names_other_things_than_splits_says_no_split(tmp_path):
+    rows = "".join(f"text {n},{INTENTS[n % 3]},{'train' if n else 'north'}\n" for n in range(40))
+    found = only(write(tmp_path, {"all.csv": "text,label,split\n" + rows + "short,play\n"}))
+    assert sum(map(len, found.splits.values())) == 40 and any("no test split" in remark for remark in found.remarks)
+    rows = rows.replace("north", "test")
+    found = only(write(tmp_path, {"all.csv": "text,label,split\n" + rows + "short,play\n"}))
+    assert found.splits["test"] == (Row("text 0", "play"),)
+    assert "left out: 1 row, expected 3 columns (first: all.csv:42)" in found.remarks
 
 
 def test_fields_of_no_use_are_named(tmp_path):
