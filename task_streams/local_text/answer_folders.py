@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from statistics import median
 
@@ -40,8 +41,8 @@ def read(name: str, parts: Mapping[str, Path]) -> Dataset:
     reading = Reading(name, "a folder for each answer")
     foreign: list[str] = []
     for split, place in parts.items():
-        for folder in _answers(place):
-            reading.add(split, _rows(folder, foreign))
+        answers = [_rows(folder, foreign) for folder in _answers(place)]
+        reading.add(split, (row for turn in zip_longest(*answers) for row in turn if row is not None))
         if left := [folder.name for folder in subfolders(place) if folder.name in _UNNAMED]:
             reading.remarks.append(f"{place.name}/{left[0]}: texts without an answer, left out")
     if foreign:

@@ -75,8 +75,8 @@ def bucket(text: str) -> int:
 def completed(dataset: Dataset) -> Dataset:
     """The same data set with all three splits, and with answers in every split that training knows.
 
-    A split that is missing is taken from the training rows: one of ten by a hash of the text, of few rows the last ones; of plain text a
-    tenth of it, at its end.
+    A split that is missing is taken from the training rows: one of ten by a hash of the text, of few rows one of ten as they stand; of
+    plain text a tenth of it, at its end.
     """
     splits = {split: tuple(dataset.splits.get(split, ())) for split in SPLITS}
     remarks = list(dataset.remarks)
@@ -104,7 +104,17 @@ def _by_hash(rows: Sequence[Row], missing: Sequence[str]) -> dict[str, tuple[Row
     for row in rows:
         found[split_of.get(bucket(row.prompt), "train")].append(row)
     parts = {split: tuple(chosen) for split, chosen in found.items()}
-    return parts if all(parts.values()) else _blocks(rows, missing)  # few rows, or few different ones
+    return parts if all(parts.values()) else _by_place(rows, missing)  # few rows, or few different ones
+
+
+def _by_place(rows: Sequence[Row], missing: Sequence[str]) -> dict[str, tuple[Row, ...]]:
+    """From all over the rows, as they may stand in the order of their answers."""
+    share = max(1, len(rows) // 10)
+    every = len(rows) // share
+    taken = {split: set(range(every - 1 - n, every * share, every)) for n, split in enumerate(reversed(missing))}
+    parts = {split: tuple(row for at, row in enumerate(rows) if at in places) for split, places in taken.items()}
+    left = tuple(row for at, row in enumerate(rows) if not any(at in places for places in taken.values()))
+    return {"train": left, **{split: parts[split] for split in missing}}
 
 
 def _blocks(rows: Sequence[Row], missing: Sequence[str]) -> dict[str, tuple[Row, ...]]:

@@ -21,8 +21,8 @@ from clbench.errors import UserError
 
 from . import answer_folders, formats
 from .corpus import Dataset
-from .formats import FORMATS, SPLIT_OF
-from .names import own_files, slug, split_of, stem_of, subfolders
+from .formats import FORMATS
+from .names import SPLIT_OF, own_files, slug, split_of, stem_of, subfolders
 from .records import Unreadable
 
 DEEPEST = 4

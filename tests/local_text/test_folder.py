@@ -530,6 +530,20 @@ def test_fields_of_no_use_are_named(tmp_path):
     assert "fields: title text, label answer; not used: idx" in found.remarks
 
 
+def test_few_rows_in_the_order_of_their_answers_are_parted_all_over(tmp_path):
+    texts = [text for n in range(99) if bucket(text := f"text {n}") < 8][:30]  # a hash takes none of them
+    rows = [f"{text},{INTENTS[n // 10]}" for n, text in enumerate(texts)]
+    splits = only(write(tmp_path, {"all.csv": "text,label\n" + "\n".join(rows) + "\n"})).splits
+    assert {name: len(part) for name, part in splits.items()} == {"train": 24, "validation": 3, "test": 3}
+    assert all({row.answer for row in part} == {*INTENTS} for part in splits.values())
+    assert len({row for part in splits.values() for row in part}) == 30
+
+
+def test_two_rows_are_too_few_to_be_parted(tmp_path):
+    found = survey(write(tmp_path, {"all.csv": "text,label\nyes,play\nno,stop\n"}))
+    assert not found.datasets and "leaves no training rows" in found.unread["all.csv"]
+
+
 def test_a_text_without_splits_is_cut_into_blocks(tmp_path):
     text = "".join(f"line {n}\n" for n in range(500))
     splits = only(write(tmp_path, {"book.txt": text})).splits
