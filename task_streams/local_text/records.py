@@ -230,8 +230,10 @@ def columns_of(records: Sequence[tuple[int, list[str]]]) -> Columns:
     if chosen is None or _third_is_type(tuple(columns.values())):
         return Columns((0,), 1, width, False)
     others = [column for column in columns if column != chosen]
-    named = len(records[0][1]) == width and columns[chosen].count(records[0][1][chosen]) == 1
-    return Columns(tuple(column for column in others if _is_worded(columns[column])) or tuple(others), chosen, width, named)
+    texts = tuple(column for column in others if _is_worded(columns[column])) or tuple(others)
+    top = records[0][1]
+    named = len(top) == width and columns[chosen].count(top[chosen]) == 1 and all(len(top[column].split()) <= 2 for column in texts)
+    return Columns(texts, chosen, width, named)
 
 
 def parted(rows: Sequence[_Item], said: Sequence[str]) -> dict[str, list[_Item]] | None:
@@ -317,7 +319,7 @@ def fields_of(found: Sequence[tuple[str, Any]]) -> Fields:
     """By their names; where none is known for the answer or the text, by what they hold, as with columns."""
     lowered = [{str(key).lower(): value for key, value in record.items()} for _, record in found if isinstance(record, Mapping)]
     names = list(dict.fromkeys(name for record in lowered for name in record))
-    texts = [key for key in (*CONTEXT_KEYS, *TEXT_KEYS) if key in names]
+    texts = [key for key in (*CONTEXT_KEYS, *TEXT_KEYS) if key in names and _is_mostly_text([record.get(key) for record in lowered])]
     answers = [key for key in ANSWER_KEYS if key in names]
     held = {name: [str(record[name]) for record in lowered if isinstance(record.get(name), str | int)] for name in names}
     if not answers and (guessed := fewest({name: held[name] for name in names if name not in texts})) is not None:
@@ -326,6 +328,12 @@ def fields_of(found: Sequence[tuple[str, Any]]) -> Fields:
         texts = [name for name in names if name not in answers and held[name] and _is_worded(held[name])]
     used = {*texts, *answers[:1], *SPLIT_KEYS, "ordered_kv_records", "key", "value"}
     return Fields(tuple(texts), tuple(answers), tuple(sorted(set(names) - used)))
+
+
+def _is_mostly_text(values: Sequence[Any]) -> bool:
+    """Whether what stands under a name, where anything does, is text."""
+    there = [value for value in values if value is not None]
+    return 2 * sum(isinstance(value, str) for value in there) > len(there)
 
 
 def records_by_split(found: Sequence[tuple[str, Any]]) -> dict[str, list[tuple[str, Any]]] | None:
@@ -358,7 +366,7 @@ def record_rows(found: Sequence[tuple[str, Any]], fields: Fields) -> Rows:
 def _record(record: Mapping[str, Any], place: str, fields: Fields) -> Row | Broken:
     names = {str(key).lower(): value for key, value in record.items()}
     answer = next((names[key] for key in fields.answers if key in names), None)
-    texts = [names[key] for key in fields.texts if key in names]
+    texts = [names[key] for key in fields.texts if names.get(key) is not None]
     if answer is None or not texts:
         return Broken(f"no {'answer' if texts else 'text'} among {', '.join(sorted(names)) or 'nothing'}", place)
     if isinstance(answer, float) and answer.is_integer():

@@ -524,6 +524,18 @@ def test_a_column_that_names_other_things_than_splits_says_no_split(tmp_path):
     assert "left out: 1 row, expected 3 columns (first: all.csv:42)" in found.remarks
 
 
+def test_a_first_row_of_an_answer_that_stands_there_alone_is_a_row(tmp_path):
+    rows = "how do I get there,help\n" + "".join(f"this is text {n},{INTENTS[n % 3]}\n" for n in range(30))
+    assert "help" in only(write(tmp_path, {"train.csv": rows, "test.csv": "x,play\n"})).labels
+
+
+def test_what_is_no_text_is_none_though_its_name_is_known(tmp_path):
+    rows = [{"text": f"text {n}", "review": n, "title": None if n % 2 else "T", "label": n % 3} for n in range(30)]
+    found = only(write(tmp_path, {"train.json": rows, "test.json": rows}))
+    assert found.splits["test"][:2] == (Row("text 0 T", "0"), Row("text 1", "1")) and len(found.splits["test"]) == 30
+    assert "fields: text, title text, label answer; not used: review" in found.remarks
+
+
 def test_fields_of_no_use_are_named(tmp_path):
     rows = [{"label": n % 2, "title": f"T {n}", "idx": n} for n in range(9)]
     found = only(write(tmp_path, {"train.json": rows, "test.json": rows}))
