@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from statistics import median
@@ -11,7 +10,7 @@ from statistics import median
 from . import records
 from .corpus import ROWS_A_CHOICE, Dataset, Row
 from .formats import Reading
-from .names import SPLIT_OF, own_files, split_of, stem_of, subfolders
+from .names import SPLIT_OF, is_open, own_files, split_of, stem_of, subfolders
 from .records import Broken, Rows, Unreadable
 
 _LONGEST = 50_000
@@ -20,9 +19,8 @@ _LONGEST = 50_000
 _UNNAMED = ("unsup", "unlabeled", "unlabelled")
 
 
-def groups(places: Iterable[Path]) -> dict[tuple[Path, str], dict[str, Path]]:
+def groups(places: Sequence[Path]) -> dict[tuple[Path, str], dict[str, Path]]:
     """The data sets of this kind among folders: where one stands and the rest of its name, then by split the folder of its answers."""
-    places = list(places)
     found: dict[tuple[Path, str], dict[str, Path]] = {}
     for place in places:
         if _holds_answers(place):
@@ -51,12 +49,12 @@ def read(name: str, parts: Mapping[str, Path]) -> Dataset:
 
 
 def _holds_answers(place: Path) -> bool:
-    if not os.access(place, os.R_OK | os.X_OK):
+    if not is_open(place):
         return False
     folders = _answers(place)
     if len(folders) < 2 or all(folder.name.lower() in SPLIT_OF for folder in folders):
         return False
-    if not all(os.access(folder, os.R_OK | os.X_OK) for folder in folders) or any(subfolders(folder) for folder in folders):
+    if not all(map(is_open, folders)) or any(subfolders(folder) for folder in folders):
         return False
     files = [own_files(folder) for folder in folders]
     everything = [path for part in files for path in part]
@@ -72,15 +70,12 @@ def _answers(place: Path) -> Sequence[Path]:
 
 
 def _rows(folder: Path, foreign: list[str]) -> Rows:
-    def found() -> Iterator[Row | Broken]:
-        for path in own_files(folder):
-            place = f"{folder.name}/{path.name}"
-            try:
-                content = records.read(path)
-            except Unreadable as error:
-                yield Broken(f"a file that {error}", place)
-                continue
-            foreign.extend([place] if content.remarks else [])
-            yield Row(content.text.strip(), folder.name)
-
-    return found()
+    for path in own_files(folder):
+        place = f"{folder.name}/{path.name}"
+        try:
+            content = records.read(path)
+        except Unreadable as error:
+            yield Broken(f"a file that {error}", place)
+            continue
+        foreign.extend([place] if content.remarks else [])
+        yield Row(content.text.strip(), folder.name)

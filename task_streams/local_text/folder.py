@@ -9,7 +9,6 @@ is run.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from clbench.errors import UserError
 from . import answer_folders, formats
 from .corpus import Dataset
 from .formats import FORMATS
-from .names import SPLIT_OF, own_files, slug, split_of, stem_of, subfolders
+from .names import SPLIT_OF, is_open, own_files, slug, split_of, stem_of, subfolders
 from .records import Unreadable
 
 DEEPEST = 4
@@ -99,7 +98,7 @@ class _Finds:
 def _folders(root: Path) -> list[Path]:
     found = [root]
     for place in found:
-        if len(place.relative_to(root).parts) < DEEPEST and os.access(place, os.R_OK | os.X_OK):
+        if len(place.relative_to(root).parts) < DEEPEST and is_open(place):
             found += subfolders(place)
     return found
 

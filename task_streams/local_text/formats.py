@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from . import records
 from .corpus import Dataset, Kind, Row, completed, is_choice, tallied
@@ -19,8 +19,14 @@ FORMATS = (
     "bAbI stories; SCAN's IN: .. OUT: ..; CLINC150's and SNIPS' JSON; plain .txt"
 )
 
+_Part = TypeVar("_Part")
 CLASS_NAMES = ("classes", "class_names", "label_names")
 """Files of these names, and `labels.txt`, may name the answers that a data set gives as numbers, one a line."""
+
+
+def _leading(parts: Mapping[str, _Part]) -> _Part:
+    """Of what there is by split that which says how all of it is to be read."""
+    return next(parts[split] for split in ("train", "", "validation", "test") if split in parts)
 
 
 class Reading:
@@ -46,7 +52,7 @@ class Reading:
         """Take in the records of each split, whose fields those of training tell."""
         if len(found) == 1:
             found = records.records_by_split(next(iter(found.values()))) or found
-        fields = records.fields_of(next(found[split] for split in ("train", "", "validation", "test") if split in found))
+        fields = records.fields_of(_leading(found))
         for split, listed in found.items():
             self.add(split, records.record_rows(listed, fields))
         if fields.unused:
@@ -121,7 +127,7 @@ def with_class_names(dataset: Dataset, place: Path) -> Dataset:
 
 def one(name: str, place: Path, paths: Mapping[str, Sequence[Path]]) -> Dataset:
     """A data set whose files, by split, differ in their split alone; several of one split are its parts."""
-    first = next(paths[split] for split in ("train", "", "validation", "test") if split in paths)[0]
+    first = _leading(paths)[0]
     ending = first.name.lower().removesuffix(".gz").rpartition(".")[2]
     if ending == "parquet":
         return _parquet(name, paths)
@@ -130,7 +136,7 @@ def one(name: str, place: Path, paths: Mapping[str, Sequence[Path]]) -> Dataset:
     if any(len(parts) > 1 for parts in paths.values()) and ending != "jsonl":
         raise Unreadable("is one of several parts; of those only .parquet and .jsonl are read")
     contents = {split: records.joined([records.read(path) for path in parts]) for split, parts in paths.items()}
-    leading = next(contents[split] for split in ("train", "", "validation", "test") if split in contents)
+    leading = _leading(contents)
     if ending in ("json", "jsonl"):
         return _json(name, place, contents, leading)
     if ending in ("csv", "tsv") or _is_parted(leading, "\t"):
@@ -177,7 +183,7 @@ def _lines(reading: Reading, contents: Mapping[str, Content], reader: records.Re
 def _table(name: str, contents: Mapping[str, Content], leading: Content, separator: str) -> Dataset:
     reading = Reading(name, "table")
     found = {split: records.table(content, separator) for split, content in contents.items()}
-    leader = next(table for split, table in found.items() if contents[split] is leading)
+    leader = _leading(found)
     columns = records.columns_of(leader)
     for content in contents.values():
         reading.remarks += content.remarks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -44,11 +45,18 @@ def split_of(stem: str) -> tuple[str, str]:
     return SPLIT_OF[last[1].lower()], rest
 
 
+def is_open(place: Path) -> bool:
+    """Whether what is in a folder can be listed and reached."""
+    return os.access(place, os.R_OK | os.X_OK)
+
+
 def own_files(place: Path) -> list[Path]:
     """The files of a folder itself, sorted, without hidden ones."""
-    return sorted(path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
+    with os.scandir(place) as found:
+        return sorted(place / each.name for each in found if each.is_file() and not each.name.startswith("."))
 
 
 def subfolders(place: Path) -> list[Path]:
     """The folders of a folder itself, sorted, without hidden ones."""
-    return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    with os.scandir(place) as found:
+        return sorted(place / each.name for each in found if each.is_dir() and not each.name.startswith((".", "__")))

@@ -307,6 +307,11 @@ def parsed(content: Content) -> Any:
         raise Unreadable("is no JSON that can be read (nested too deep)") from None
 
 
+def _lowered(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with the names of its fields in small letters."""
+    return {str(key).lower(): value for key, value in record.items()}
+
+
 class Fields(NamedTuple):
     """Which fields of records are text, which the answer, most wanted first, and which are neither."""
 
@@ -317,7 +322,7 @@ class Fields(NamedTuple):
 
 def fields_of(found: Sequence[tuple[str, Any]]) -> Fields:
     """By their names; where none is known for the answer or the text, by what they hold, as with columns."""
-    lowered = [{str(key).lower(): value for key, value in record.items()} for _, record in found if isinstance(record, Mapping)]
+    lowered = [_lowered(record) for _, record in found if isinstance(record, Mapping)]
     names = list(dict.fromkeys(name for record in lowered for name in record))
     texts = [key for key in (*CONTEXT_KEYS, *TEXT_KEYS) if key in names and _is_mostly_text([record.get(key) for record in lowered])]
     answers = [key for key in ANSWER_KEYS if key in names]
@@ -338,7 +343,7 @@ def _is_mostly_text(values: Sequence[Any]) -> bool:
 
 def records_by_split(found: Sequence[tuple[str, Any]]) -> dict[str, list[tuple[str, Any]]] | None:
     """Records by the split that a field of each names; None where none does."""
-    lowered = [{str(key).lower(): value for key, value in record.items()} for _, record in found if isinstance(record, Mapping)]
+    lowered = [_lowered(record) for _, record in found if isinstance(record, Mapping)]
     names = [key for key in SPLIT_KEYS if len(lowered) == len(found) and all(isinstance(record.get(key), str) for record in lowered)]
     return parted(found, [record[names[0]] for record in lowered]) if names else None
 
@@ -364,7 +369,7 @@ def record_rows(found: Sequence[tuple[str, Any]], fields: Fields) -> Rows:
 
 
 def _record(record: Mapping[str, Any], place: str, fields: Fields) -> Row | Broken:
-    names = {str(key).lower(): value for key, value in record.items()}
+    names = _lowered(record)
     answer = next((names[key] for key in fields.answers if key in names), None)
     texts = [names[key] for key in fields.texts if names.get(key) is not None]
     if answer is None or not texts:
