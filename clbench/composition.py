@@ -38,17 +38,9 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
 
 def compose(nodes: Mapping[str, DictConfig], words: Sequence[str], budget: str) -> dict[str, Any]:
     """The composed configuration of the chosen agent and stream (either may be missing) under the overrides `words`, in plain types."""
-    broken_parts()
-    store = ConfigStore.instance()
-    selected = [f"{group}={CHOSEN}" if group in nodes else f"~{group}" for group in ("stream", "agent")]
-    for group, node in nodes.items():
-        store.store(group=group, name=CHOSEN, node=node, provider="clbench")
-    if budget not in catalogue.files("budget"):
-        store.store(group="budget", name=budget, node={"name": budget}, provider="clbench")
-    selected.append(f"budget={budget}")
-    written = [_part_choice(word, nodes) for word in words]
+    selected, written = _selected(nodes, budget), [_part_choice(word, nodes) for word in words]
     try:
-        config = _composed([*selected, *written])
+        config = _of_chosen(nodes, selected, written)
     except RecursionError as error:
         raise UserError(
             "the defaults of the agent's file lead back to itself; name another agent there, as in defaults: [ewc, _self_]"
@@ -59,7 +51,35 @@ def compose(nodes: Mapping[str, DictConfig], words: Sequence[str], budget: str) 
         tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:
         raise UserError(_first_line(error)) from error
-    assert isinstance(tree, dict)
+    return _plain(tree)
+
+
+def compose_alone(nodes: Mapping[str, DictConfig], words: Sequence[str], budget: str) -> dict[str, Any] | None:
+    """As `compose`, of a part of what belongs together; None where that cannot be said of a part: what is refused, or looks elsewhere."""
+    try:
+        config = _of_chosen(nodes, _selected(nodes, budget), [_part_choice(word, nodes) for word in words])
+        tree = OmegaConf.to_container(config, resolve=False)
+        return None if "${" in repr(tree) else _plain(tree)
+    except (RecursionError, HydraException, OmegaConfBaseException, UserError):
+        return None
+
+
+def _selected(nodes: Mapping[str, DictConfig], budget: str) -> list[str]:
+    return [f"{group}={CHOSEN}" if group in nodes else f"~{group}" for group in ("stream", "agent")] + [f"budget={budget}"]
+
+
+def _of_chosen(nodes: Mapping[str, DictConfig], selected: Sequence[str], written: Sequence[str]) -> DictConfig:
+    store, budget = ConfigStore.instance(), selected[-1].partition("=")[2]
+    for group, node in nodes.items():
+        store.store(group=group, name=CHOSEN, node=node, provider="clbench")
+    if budget not in catalogue.files("budget"):
+        store.store(group="budget", name=budget, node={"name": budget}, provider="clbench")
+    if _of_parts(nodes) or any("@" in word.partition("=")[0] for word in written):
+        broken_parts()  # the parts' schemas; who is made of none need not wait until torch is imported for them
+    return _composed([*selected, *written])
+
+
+def _plain(tree: Any) -> dict[str, Any]:
     plain = {str(key): _named_first(value) for key, value in tree.items()}
     _refuse_missing(plain)
     return plain
@@ -73,12 +93,19 @@ def _named_first(value: Any) -> Any:
     return {**front, **{key: item for key, item in value.items() if key not in front}}
 
 
+def _of_parts(nodes: Mapping[str, DictConfig]) -> bool:
+    return "defaults" in nodes.get("agent", {})
+
+
 def _part_choice(word: str, nodes: Mapping[str, DictConfig]) -> str:
-    """`agent.text.backbone=rmt` and `agent.methods.replay=replay` as the choice of a part; other words without `+`, which adds any key."""
+    """`agent.text.backbone=rmt` and `agent.methods.replay=replay` as the choice of a part, where the agent is made of parts.
+
+    Other words come back without `+`, which adds any key.
+    """
     word = word.lstrip("+")
     key, _, typed = word.partition("=")
     value, path = typed.strip("'\""), key.split(".")
-    if path[0] != "agent" or "agent" not in nodes or value.startswith(("{", "[")):
+    if path[0] != "agent" or not _of_parts(nodes) or value.startswith(("{", "[")):
         return word
     if len(path) == 3 and path[2] in ("learner", "backbone"):
         return f"{path[2]}@{key}={_part_name(path[2], value)}"

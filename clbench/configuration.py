@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 
 from . import catalogue, registry
-from .composition import compose
+from .composition import compose, compose_alone
 from .errors import ContractError, UserError
 from .interfaces import Agent
 from .overrides import Typed, quoted, split
@@ -27,6 +27,8 @@ from .schemas import OWN_FIELDS, PARTS, near, node
 from .stream import TaskStream
 
 CONTRACT = ("begin_task", "learn", "end_task", "policy", "state_dict", "load_state_dict")
+T = TypeVar("T")
+SEED = re.compile(r"seed=(0|[1-9]\d*)")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
@@ -46,7 +48,18 @@ class Resolved:
 
 def resolve(overrides: Sequence[str], given: Mapping[str, Any] | None = None) -> Resolved:
     """The run that `overrides` ask for; `given` is a resolved configuration (`RUN/config.yaml`) to start from."""
-    given = given or {}
+    return _resolved(overrides, given or {}, None)
+
+
+def resolve_each(commands: Iterable[Sequence[str]], given: Mapping[str, Any] | None = None) -> Iterator[Resolved]:
+    """`resolve` of each; an agent or a stream of which the same is said is composed and built once."""
+    known: dict[Hashable, Any] = {}
+    for words in commands:
+        yield _resolved(words, given or {}, known)
+
+
+def _resolved(overrides: Sequence[str], given: Mapping[str, Any], known: dict[Hashable, Any] | None) -> Resolved:
+    """`known` holds what the runs of one plan share; None: there is but one."""
     typed = split(overrides)
     agent, stream = (typed.literal.get(group) or given.get(group) for group in ("agent", "stream"))
     for group, choice in (("stream", stream), ("agent", agent)):
@@ -56,32 +69,52 @@ def resolve(overrides: Sequence[str], given: Mapping[str, Any] | None = None) ->
     words = [word for word in typed.others if not word.startswith("budget=")]
     words = [f"{key}={given[key]}" for key in ("seed", "threads") if key in given and given[key] is not None] + words
     budget = _budget(typed, given)
-    choices = {"stream": choose_stream(stream, budget), "agent": choose_agent(agent)}
-    tree = compose({group: choice.node for group, choice in choices.items()}, words, budget)
+    of_stream, of_agent = (repr(stream), budget), repr(agent)
+    choices = {
+        "stream": _once(known, ("stream", of_stream), lambda: choose_stream(stream, budget)),
+        "agent": _once(known, ("agent", of_agent), lambda: choose_agent(agent)),
+    }
+    tree = _tree(choices, words, budget, known)
     device = typed.literal.get("device", str(given.get("device", tree["device"])))
     tree: dict[str, Any] = {
         **tree,
         "device": device,
         "results_dir": typed.literal.get("results_dir", str(given.get("results_dir", tree["results_dir"]))),
     }
-    task_stream = build_stream(choices["stream"], tree["stream"])
+    said = ("built", of_stream, repr(tree["stream"]))
+    task_stream = _once(known, said, lambda: build_stream(choices["stream"], tree["stream"]))
     spec = build_agent(choices["agent"], tree["agent"], checked_device(device))
     return Resolved(Request(spec, task_stream, tree["seed"], tree["threads"]), Path(tree["results_dir"]).expanduser(), tree)
 
 
-def resolve_each(commands: Iterable[Sequence[str]], given: Mapping[str, Any] | None = None) -> Iterator[Resolved]:
-    """`resolve` of each; what differs in nothing but a seed that is written out is composed and built once."""
-    known: dict[tuple[str, ...], Resolved] = {}
-    for words in commands:
-        rest = tuple(word for word in words if not re.fullmatch(r"seed=(0|[1-9]\d*)", word))
-        if len(rest) + 1 != len(words) or rest not in known:
-            made = resolve(words, given)
-            known.setdefault(rest, made)
-        else:
-            (seed,) = {*words} - {*rest}
-            made, number = known[rest], int(seed.partition("=")[2])
-            made = replace(made, request=replace(made.request, seed=number), tree={**made.tree, "seed": number})
-        yield made
+def _tree(choices: Mapping[str, Choice], words: Sequence[str], budget: str, known: dict[Hashable, Any] | None) -> dict[str, Any]:
+    """The composed configuration; of a plan, agent and stream are composed apart where neither looks at the other or at the seed."""
+    nodes = {group: choice.node for group, choice in choices.items()}
+    if known is not None:
+        said: dict[str, list[str]] = {"stream": [], "agent": [], "seed": []}
+        for word in words:
+            place = word.partition("=")[0].lstrip("+").rpartition("@")[2].partition(".")[0]
+            said["seed" if SEED.fullmatch(word) else place if place in nodes else "stream"].append(word)
+        stream, agent = (
+            _once(
+                known,
+                (group, choices[group].where, repr(node), tuple(said[group]), budget),
+                lambda group=group, node=node: compose_alone({group: node}, said[group], budget),
+            )
+            for group, node in nodes.items()
+        )
+        if stream is not None and agent is not None:
+            tree = {"stream": stream["stream"], "agent": agent["agent"], **stream}
+            return {**tree, "seed": int(said["seed"][-1].partition("=")[2])} if said["seed"] else tree
+    return compose(nodes, words, budget)
+
+
+def _once(known: dict[Hashable, Any] | None, key: Hashable, make: Callable[[], T]) -> T:
+    if known is None:
+        return make()
+    if key not in known:
+        known[key] = make()
+    return known[key]
 
 
 def _budget(typed: Typed, given: Mapping[str, Any]) -> str:

@@ -278,13 +278,21 @@ def _in_memory(request: Request) -> Run:
 
 
 def _on_disk(request: Request, folder: RunFolder, results_dir: Path) -> Run:
+    stop = _StopFlag()
+    with asked_to_stop(stop.heard):  # before anything is written: from then on there is something to continue
+        session = _lived(request, folder, stop)
+    derive(folder.path, derived.find_reference(folder.manifest(), results_dir))
+    folder.finish()
+    agent = session.agent
+    return Run(folder.manifest(), tuple(folder.events()), folder.path, lambda: agent)
+
+
+def _lived(request: Request, folder: RunFolder, stop: _StopFlag) -> Session:
     attempt = folder.next_attempt()
     log = folder.log(attempt)
     folder.write(f"attempts/{attempt}.json", _json(provenance(request.agent.device)))
-    stop = _StopFlag()
     session: Session | None = None
-    generators = guards.seeded_global_generators(seeding.integer(request.seed, "agent"))
-    with guards.torch_threads(request.threads), asked_to_stop(stop.heard), generators:
+    with guards.torch_threads(request.threads), guards.seeded_global_generators(seeding.integer(request.seed, "agent")):
         try:
             session = Session(request.agent.build, request.stream, request.seed, log, run_key=request.run_key, should_stop=stop.is_set)
             state, name = folder.load_checkpoint()
@@ -304,10 +312,7 @@ def _on_disk(request: Request, folder: RunFolder, results_dir: Path) -> Run:
             else:
                 log.note("error", code=type(error).__name__, message=str(error)[:500])
             raise
-    derive(folder.path, derived.find_reference(folder.manifest(), results_dir))
-    folder.finish()
-    agent = session.agent
-    return Run(folder.manifest(), tuple(folder.events()), folder.path, lambda: agent)
+    return session
 
 
 def _agent_left_in(folder: RunFolder, request: Request) -> Agent:

@@ -243,22 +243,21 @@ def test_quiet_run_says_its_folder_alone(tmp_path):
     assert done.stderr == "" and (Path(done.stdout.strip()) / "DONE").exists()
 
 
-def wait_for(path, seconds=60):
+def wait_for(path, runs=1, seconds=60, event=""):
     end = time.monotonic() + seconds
-    while not list(path.rglob("events.jsonl")):
+    while sum(event in file.read_text() for file in path.rglob("events.jsonl")) < runs:
         assert time.monotonic() < end, "the run did not begin"
-        time.sleep(0.1)
-    time.sleep(0.5)
+        time.sleep(0.05)
 
 
-@pytest.mark.parametrize("jobs", [[], ["--jobs", "2"]])
+@pytest.mark.parametrize(("jobs", "event"), [([], ""), ([], '"eval"'), (["--jobs", "2"], "")], ids=["at once", "living", "workers"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_with_75_and_the_same_command_continues(tmp_path, number, jobs):
+def test_a_signal_ends_with_75_and_the_same_command_continues(tmp_path, number, jobs, event):
     (tmp_path / "sleeper.py").write_text(SLEEPER)
     words = ["run", *TINY, f"agent={tmp_path}/sleeper.py:Sleeper", f"results_dir={tmp_path}/out", *jobs]
     words += ["seed=0,1"] if jobs else []
     process = subprocess.Popen([sys.executable, "-m", "clbench", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(tmp_path / "out")
+    wait_for(tmp_path / "out", event=event)
     process.send_signal(number)
     _, said_there = process.communicate(timeout=60)
     assert process.returncode == 75, said_there
@@ -275,7 +274,7 @@ def test_a_second_interrupt_ends_workers_at_once_and_they_are_called_interrupted
     process = subprocess.Popen(
         [sys.executable, "-m", "clbench", *words, f"results_dir={tmp_path}/out"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    wait_for(tmp_path / "out")
+    wait_for(tmp_path / "out", runs=2, event='"eval"')
     process.send_signal(signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):
         process.communicate(timeout=1)

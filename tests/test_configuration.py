@@ -78,7 +78,7 @@ def test_every_experiment_resolves(name):
     assert all(configuration.resolve_each(load(name).commands))
 
 
-def test_what_differs_in_its_seed_alone_is_composed_once_and_is_what_it_would_be():
+def test_what_differs_in_its_seed_alone_is_built_once_and_is_what_it_would_be():
     commands = [["stream=toy", "agent=ewc", *seed] for seed in (["seed=3"], ["seed=0"], [], ["threads=2", "seed=1"], ["seed=1", "seed=2"])]
     each, alone = list(configuration.resolve_each(commands)), [configuration.resolve(words) for words in commands]
     assert [made.tree for made in each] == [made.tree for made in alone]
@@ -246,3 +246,35 @@ def test_experiments_unfold_and_drop_doubles(tmp_path):
 def test_a_mapping_can_be_typed_where_a_file_has_none():
     words = ["stream=alg", "agent=random", "stream.tasks=[recall,sort]", "stream.held_out=[]", "stream.units={recall: 160, sort: 320}"]
     assert [phase.units for phase in configuration.resolve(words).request.stream.phases] == [160, 320]
+
+
+def test_runs_of_one_plan_are_what_each_is_by_itself(tmp_path):
+    """Agents and streams are composed once in a plan: also where seeds vary, a part is exchanged, a device or a new key is said."""
+    (tmp_path / "mine.yaml").write_text("name: mine\nkind: composed\ndefaults: [ewc, _self_]\nmethods: {ewc: {samples: '${seed}'}}\n")
+    mine = f"agent={tmp_path}/mine.yaml"
+    commands = [
+        ("stream=toy", "agent=ewc", "seed=3", "agent.methods.ewc.strength=2"),
+        ("stream=toy", "agent=ewc", "seed=4", "agent.methods.ewc.strength=2"),
+        ("stream=toy", "agent=ewc", "seed=4", "agent.methods.replay=replay", "stream.units=64"),
+        ("stream=alg", "agent=ewc", "agent.text.backbone=rmt", "agent.methods.ewc.strength=2", "device=cpu"),
+        ("stream=toy", mine, "seed=7"),
+        ("stream=toy", mine, "seed=8"),
+        ("stream=toy", "agent=ewc", "agent.methods.more=replay", "+agent.methods.ewc.floor=1e-3", "threads=2", "results_dir=elsewhere"),
+    ]
+    planned = list(configuration.resolve_each(commands))
+    for words, found in zip(commands, planned, strict=True):
+        alone = resolve(*words)
+        assert repr(found.tree) == repr(alone.tree)
+        assert (found.folder, found.request.run_key) == (alone.folder, alone.request.run_key)
+    assert planned[0].request.stream is planned[1].request.stream
+    assert [run.request.agent.options["methods"]["ewc"]["samples"] for run in planned[4:6]] == [7, 8]
+
+
+@pytest.mark.parametrize("word", ["agent.strength=5", "stream.unit=5", "sed=1", "seed=abc", "agent.text.backbone=rm", "threads=x"])
+def test_a_mistake_in_a_plan_is_told_as_of_a_single_run(word):
+    said = []
+    for ask in (resolve, lambda *words: list(configuration.resolve_each([words]))):
+        with pytest.raises(UserError) as error:
+            ask(*EWC, word)
+        said.append(str(error.value))
+    assert said[0] == said[1]
