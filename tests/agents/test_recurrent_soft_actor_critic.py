@@ -179,7 +179,7 @@ def errors(built: Composed, count: int = 64) -> float:
     return float(np.mean(found))
 
 
-@pytest.mark.parametrize("kind", ["lstm", "gated-deltanet"])
+@pytest.mark.parametrize("kind", ["lstm", pytest.param("gated-deltanet", marks=pytest.mark.slow)])
 def test_with_a_memory_it_aims_at_what_it_saw_once(kind: str) -> None:
     """0.35 by standing still, which is the best without a memory."""
     options = {"lanes": 32, "window": HORIZON, "capacity": 5000, "learning_rate": 3e-3, "updates": 2, "discount": 0.5, "n_step": 1}
