@@ -149,7 +149,7 @@ def describe_type(kind: Any) -> str:
     """A type as a person writes it."""
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
-    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else re.sub(r"\b(?:typing|collections\.abc)\.", "", str(kind))
 
 
 def fits(value: Any, kind: Any) -> bool:

@@ -54,8 +54,9 @@ def _omega_type(hint: Any) -> Any:
         return str
     if origin in (Union, UnionType):
         members = [_omega_type(a) for a in arguments]
-        if Any in members or dict[str, Any] in members:  # OmegaConf cannot put a mapping where a typed one is None
-            return Any
+        several = sum(member is not NoneType for member in members) > 1
+        if Any in members or dict[str, Any] in members or (several and any(get_origin(member) is list for member in members)):
+            return Any  # OmegaConf cannot put a mapping where a typed one is None, and knows no unions of lists
         return Union[tuple(members)]  # noqa: UP007  built from a list
     if inspect.isclass(origin):
         if issubclass(origin, Mapping):  # type: ignore[arg-type]

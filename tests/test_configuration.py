@@ -278,3 +278,14 @@ def test_a_mistake_in_a_plan_is_told_as_of_a_single_run(word):
             ask(*EWC, word)
         said.append(str(error.value))
     assert said[0] == said[1]
+
+
+def test_an_option_may_be_a_name_or_several():
+    """OmegaConf knows no unions with lists; what is checked then is the constructor's own type."""
+
+    def build(*, name: str = "s", version: int = 1, budget: str = "b", text: str | int | list[str] | None = None): ...
+
+    made = schemas.node("stream", {"name": "s", "kind": "k", "text": ["a", "b"]}, build, "here")
+    assert OmegaConf.to_container(made)["text"] == ["a", "b"]
+    with pytest.raises(UserError, match=r"here: text: expected str \| int \| list\[str\] \| None, got 1.5"):
+        schemas.node("stream", {"name": "s", "kind": "k", "text": 1.5}, build, "here")

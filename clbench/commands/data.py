@@ -1,6 +1,7 @@
 """Look at a folder of your own text, or write a text stream's questions down for any language model.
 
 clbench data check ~/data/clinc150                         what is in it, what cannot be read, which tasks a stream makes of it
+clbench data check ~/data/calls stream.text=utterance stream.answer=intent           which columns or fields are what
 clbench data export comp --out questions                   its test examples as lines of JSON, with tasks for lm-evaluation-harness
 clbench data export local-text --out questions stream.folder=~/data/snips stream.classes_per_task=2
 
@@ -15,7 +16,7 @@ from pathlib import Path
 from .. import registry
 from ..errors import UserError
 from ..output import Output
-from ..overrides import budget_and_options
+from ..overrides import budget_and_options, parse
 
 NOTHING = 1
 
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what", choices=["check", "export"], help="check: read a folder and say what was found; export: write questions down"
     )
     parser.add_argument("name", metavar="folder|stream", help="where the text lies, or which stream")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="with export: options of the stream, and budget=NAME")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="options of the stream, and with export budget=NAME")
     parser.add_argument("--out", metavar="DIR", help="with export: where the files are written")
     parser.add_argument("--json", action="store_true", help="for another program")
 
@@ -35,9 +36,13 @@ def execute(arguments: argparse.Namespace, out: Output) -> int:
     """Read the folder and write what it holds, or write the questions."""
     if arguments.what == "export":
         return _export(arguments, out)
-    if arguments.overrides or arguments.out:
-        raise UserError(f"data check takes a folder alone, got '{(arguments.overrides or [arguments.out])[0]}'")
-    findings = registry.load("data", "text")(arguments.name)
+    if arguments.out:
+        raise UserError(f"data check writes nothing, got --out {arguments.out}")
+    budgets, words = budget_and_options("data check", arguments.overrides, ("stream",))
+    if budgets:
+        raise UserError(f"data check reads all of a folder under any budget, got budget={budgets[0]}")
+    options = {word.partition("=")[0].partition(".")[2]: parse(word).value() for word in words}
+    findings = registry.load("data", "text")(arguments.name, options, words)
     if arguments.json:
         out.json(findings.plain())
     else:

@@ -1,21 +1,27 @@
 """What a folder of text holds, for people: data sets, what was left out, which tasks come of it, and how long the texts are.
 
 clbench data check FOLDER
+clbench data check FOLDER stream.text=utterance stream.answer=intent
 """
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from clbench.errors import UserError
+
 from .corpus import SPLITS, Dataset, shortened
 from .encoding import UNITS, Encoding
 from .folder import survey
 from .formats import FORMATS
-from .stream import parts_of
+from .stream import named, parts_of
 
+OPTIONS = ("text", "answer")
 FIRST = 3
 """So many files are named that were not read for the same reason."""
 
@@ -42,12 +48,16 @@ class Found:
 
 @dataclass(frozen=True)
 class Findings:
-    """All of a folder. `tasks`: what a stream makes of it, in order; `unread`: files that gave nothing, with the reason."""
+    """All of a folder.
+
+    `tasks`: what a stream makes of it, in order; `unread`: files that gave nothing, with the reason; `said`: options, as they were typed.
+    """
 
     folder: str
     datasets: tuple[Found, ...]
     tasks: tuple[str, ...]
     unread: dict[str, str]
+    said: tuple[str, ...] = ()
 
     @property
     def fulfilled(self) -> bool:
@@ -96,7 +106,8 @@ class Findings:
         if not self.datasets:
             return [*said[1:], "", f"nothing here can be read; expected {FORMATS}"]
         said += ["", f"{len(self.tasks)} task{'s'[: len(self.tasks) > 1]}: {', '.join(self.tasks)}"]
-        return [*said, "", f"clbench run stream=local-text stream.folder={self.folder} agent=transformer{self._options}"]
+        words = ["stream=local-text", f"stream.folder={self.folder}", *self.said, "agent=transformer", *self._options]
+        return [*said, "", shlex.join(["clbench", "run", *words])]
 
     @property
     def _reasons(self) -> list[str]:
@@ -111,20 +122,25 @@ class Findings:
         return said
 
     @property
-    def _options(self) -> str:
+    def _options(self) -> list[str]:
         """What has to be said for these."""
         if any(found.kind == "text" for found in self.datasets):
-            return " stream.tokens=bytes"
+            return ["stream.tokens=bytes"]
         if len(self.tasks) == 1 and self.datasets[0].kind == "choices" and self.datasets[0].answers > 3:
-            return " stream.classes_per_task=2"
-        return ""
+            return ["stream.classes_per_task=2"]
+        return []
 
 
-def look(folder: str) -> Findings:
-    """Read all of `folder`."""
-    found = survey(folder)
+def look(folder: str, options: Mapping[str, Any] | None = None, words: Sequence[str] = ()) -> Findings:
+    """Read all of `folder`, under `options` of the stream that say which columns are what, typed as `words`."""
+    options = options or {}
+    for option in options:
+        if option not in OPTIONS:
+            expected = " or ".join(f"stream.{known}=NAME" for known in OPTIONS)
+            raise UserError(f"data check: stream.{option} says nothing of what a folder holds; expected {expected}")
+    found = survey(folder, named(options.get("text"), options.get("answer")))
     tasks = tuple(part[0] for part in parts_of(found, None))
-    return Findings(str(folder), tuple(_of(dataset) for dataset in found.datasets.values()), tasks, dict(found.unread))
+    return Findings(str(folder), tuple(_of(dataset) for dataset in found.datasets.values()), tasks, dict(found.unread), tuple(words))
 
 
 def _of(dataset: Dataset) -> Found:

@@ -20,9 +20,9 @@ from clbench.errors import UserError
 
 from . import answer_folders, formats
 from .corpus import Dataset
-from .formats import FORMATS
+from .formats import FORMATS, WITH_NAMES
 from .names import SPLIT_OF, is_open, own_files, slug, split_of, stem_of, subfolders
-from .records import Unreadable
+from .records import NOTHING_SAID, Named, Unreadable
 
 DEEPEST = 4
 _SILENT = ("license", "licence", "readme", "copying", "notice", "citation", "sha256sums", "domains", "labels", *formats.CLASS_NAMES)
@@ -40,16 +40,18 @@ class Survey:
     unread: Mapping[str, str] = field(default_factory=dict)
 
 
-def survey(folder: Path | str) -> Survey:
-    """Read all that can be read below `folder`."""
+def survey(folder: Path | str, named: Named = NOTHING_SAID) -> Survey:
+    """Read all that can be read below `folder`; `named` says which columns of tables and fields of records are what."""
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise UserError(f"no folder '{folder}'; expected one with {FORMATS}; give stream.folder=PATH")
-    finds = _Finds()
+    finds = _Finds(named)
     places = _folders(root)
     done = finds.answer_folders(places)
     for place in places:
         done |= finds.own(place, done)
+    if any(named) and finds.datasets and not any(dataset.form in WITH_NAMES for dataset in finds.datasets.values()):
+        raise UserError(f"nothing in '{folder}' has columns or fields: leave out stream.text and stream.answer")
     ordered = dict(sorted(finds.datasets.items(), key=lambda item: _natural(item[0])))
     return Survey(root, ordered, {str(Path(path).relative_to(root)): reason for path, reason in finds.unread.items()})
 
@@ -57,7 +59,8 @@ def survey(folder: Path | str) -> Survey:
 class _Finds:
     """What was found so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, named: Named) -> None:
+        self.named = named
         self.datasets: dict[str, Dataset] = {}
         self.unread: dict[str, str] = {}
 
@@ -83,7 +86,7 @@ class _Finds:
             self.unread[str(place)] = f"cannot be opened ({error.strerror})"
             return set()
         spoken = [path for folder in intents for path in own_files(folder)]
-        own = list(_datasets(place, [*files, *spoken], given, self.unread))
+        own = list(_datasets(place, [*files, *spoken], given, self.named, self.unread))
         for dataset in own if len(own) > 1 else [replace(dataset, name=slug(place.resolve().name)) for dataset in own]:
             self._keep(formats.with_class_names(dataset, place), place)
         return {*splits, *intents}
@@ -120,7 +123,7 @@ def _natural(name: str) -> list[Any]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def _datasets(place: Path, files: Sequence[Path], given: Mapping[Path, str], unread: dict[str, str]) -> Iterable[Dataset]:
+def _datasets(place: Path, files: Sequence[Path], given: Mapping[Path, str], named: Named, unread: dict[str, str]) -> Iterable[Dataset]:
     """The data sets of one folder's own files, and of those in the folders of its splits, to which these are given."""
     left = [path for path in files if path.suffix.lower() not in (".md", ".rst", ".pdf", ".py")]
     spoken = [path for path in left if path.suffix == ".json" and re.match(r"(train|validate|test)_\w+\.json$", path.name)]
@@ -151,7 +154,7 @@ def _datasets(place: Path, files: Sequence[Path], given: Mapping[Path, str], unr
             same.append(path)
     for (base, _), paths in _matched(groups).items():
         everything = [path for parts in paths.values() for path in parts]
-        yield from _kept(unread, everything, partial(formats.one, slug(base or place.resolve().name), place, paths))
+        yield from _kept(unread, everything, partial(formats.one, slug(base or place.resolve().name), place, paths, named))
 
 
 def _documents(files: Sequence[Path], given: Mapping[Path, str]) -> dict[str, list[Path]]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from . import records
 from .corpus import Dataset, Kind, Row, completed, is_choice, tallied
 from .names import SPLIT_OF
-from .records import Broken, Content, Rows, Unreadable
+from .records import NOTHING_SAID, Broken, Content, Named, Rows, Unreadable
 
 FORMATS = (
     "csv or tsv of a text and a label or answer; JSON lists or lines with the same (.json, .jsonl, also .gz); parquet; lines 'LABEL text'; "
@@ -19,6 +19,7 @@ FORMATS = (
     "bAbI stories; SCAN's IN: .. OUT: ..; CLINC150's and SNIPS' JSON; plain .txt"
 )
 
+TABLE, RECORDS, PARQUET = WITH_NAMES = ("table", "JSON records", "parquet")
 _Part = TypeVar("_Part")
 CLASS_NAMES = ("classes", "class_names", "label_names")
 """Files of these names, and `labels.txt`, may name the answers that a data set gives as numbers, one a line."""
@@ -32,8 +33,8 @@ def _leading(parts: Mapping[str, _Part]) -> _Part:
 class Reading:
     """A data set in the making."""
 
-    def __init__(self, name: str, form: str) -> None:
-        self.name, self.form = name, form
+    def __init__(self, name: str, form: str, named: Named = NOTHING_SAID) -> None:
+        self.name, self.form, self.named = name, form, named
         self.splits: dict[str, tuple[Row, ...]] = {}
         self.remarks: list[str] = []
         self._broken: list[tuple[str, str]] = []
@@ -52,7 +53,7 @@ class Reading:
         """Take in the records of each split, whose fields those of training tell."""
         if len(found) == 1:
             found = records.records_by_split(next(iter(found.values()))) or found
-        fields = records.fields_of(_leading(found))
+        fields = records.fields_of(_leading(found), self.named)
         for split, listed in found.items():
             self.add(split, records.record_rows(listed, fields))
         if fields.unused:
@@ -125,12 +126,12 @@ def with_class_names(dataset: Dataset, place: Path) -> Dataset:
     )
 
 
-def one(name: str, place: Path, paths: Mapping[str, Sequence[Path]]) -> Dataset:
+def one(name: str, place: Path, paths: Mapping[str, Sequence[Path]], named: Named) -> Dataset:
     """A data set whose files, by split, differ in their split alone; several of one split are its parts."""
     first = _leading(paths)[0]
     ending = first.name.lower().removesuffix(".gz").rpartition(".")[2]
     if ending == "parquet":
-        return _parquet(name, paths)
+        return _parquet(name, paths, named)
     if ending in ("src", "tgt", "in"):
         raise Unreadable("is one of two files that belong together line by line, and there is no other (or none for training)")
     if any(len(parts) > 1 for parts in paths.values()) and ending != "jsonl":
@@ -138,11 +139,11 @@ def one(name: str, place: Path, paths: Mapping[str, Sequence[Path]]) -> Dataset:
     contents = {split: records.joined([records.read(path) for path in parts]) for split, parts in paths.items()}
     leading = _leading(contents)
     if ending in ("json", "jsonl"):
-        return _json(name, place, contents, leading)
+        return _json(name, place, contents, leading, named)
     if ending in ("csv", "tsv") or _is_parted(leading, "\t"):
-        return _table(name, contents, leading, records.separator_of(leading) if ending == "csv" else "\t")
+        return _table(name, contents, leading, records.separator_of(leading) if ending == "csv" else "\t", named)
     if _is_parted(leading, ";") and _ends_in_choices(leading, ";"):
-        return _table(name, contents, leading, ";")
+        return _table(name, contents, leading, ";", named)
     return _by_lines(name, ending in ("txt", "text", "tokens", "raw", first.name.lower()), contents, leading)
 
 
@@ -180,11 +181,11 @@ def _lines(reading: Reading, contents: Mapping[str, Content], reader: records.Re
     return reading.done(kind)
 
 
-def _table(name: str, contents: Mapping[str, Content], leading: Content, separator: str) -> Dataset:
-    reading = Reading(name, "table")
+def _table(name: str, contents: Mapping[str, Content], leading: Content, separator: str, named: Named) -> Dataset:
+    reading = Reading(name, TABLE)
     found = {split: records.table(content, separator) for split, content in contents.items()}
     leader = _leading(found)
-    columns = records.columns_of(leader)
+    columns = records.columns_of(leader, named)
     for content in contents.values():
         reading.remarks += content.remarks
     if columns.header and len(contents) == 1 and (parts := records.table_by_split(leader)):
@@ -198,11 +199,11 @@ def _table(name: str, contents: Mapping[str, Content], leading: Content, separat
     return reading.done()
 
 
-def _json(name: str, place: Path, contents: Mapping[str, Content], leading: Content) -> Dataset:
+def _json(name: str, place: Path, contents: Mapping[str, Content], leading: Content, named: Named) -> Dataset:
     first = next(line for line in leading.lines if line.strip()).strip()
     if leading.text.lstrip()[0] == "{" and not (first.startswith("{") and first.endswith("}") and len(first) > 2):
         return _of_splits(name, place, leading)
-    reading = Reading(name, "JSON records")
+    reading = Reading(name, RECORDS, named)
     for content in contents.values():
         reading.remarks += content.remarks
     reading.add_records({split: records.records(content) for split, content in contents.items()})
@@ -247,10 +248,10 @@ def _of_splits(name: str, place: Path, content: Content) -> Dataset:
     return reading.done("choices", groups)
 
 
-def _parquet(name: str, paths: Mapping[str, Sequence[Path]]) -> Dataset:
+def _parquet(name: str, paths: Mapping[str, Sequence[Path]], named: Named) -> Dataset:
     import pandas
 
-    reading = Reading(name, "parquet")
+    reading = Reading(name, PARQUET, named)
     found: dict[str, list[tuple[str, Any]]] = {}
     for split, path in ((split, path) for split, parts in paths.items() for path in parts):
         try:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from .corpus import MOST_CHOICES, ROWS_A_CHOICE, Row, is_choice
+from .corpus import MOST_CHOICES, ROWS_A_CHOICE, Row, is_choice, shortened
 from .names import SPLIT_OF
 
 TEXT_KEYS = (
@@ -32,6 +32,7 @@ SPLIT_KEYS = ("split", "partition")
 CONTEXT_KEYS = ("context", "passage", "story", "fact1", "fact2")
 _Name = TypeVar("_Name", str, int)
 _Item = TypeVar("_Item")
+SAY = "stream.text=NAME stream.answer=NAME say which they are"
 LABEL_WORD = re.compile(r"[0-9]{1,3}|[A-Z][A-Z_]*(?::[A-Za-z0-9_-]+)?|__label__\S+")
 
 
@@ -191,6 +192,20 @@ def table(content: Content, separator: str) -> list[tuple[int, list[str]]]:
     return found
 
 
+class Named(NamedTuple):
+    """Which columns or fields the user says are text, and which the answer; empty: not said. Names are in small letters."""
+
+    texts: tuple[str, ...] = ()
+    answer: str = ""
+
+    def missing_in(self, names: Sequence[str]) -> str:
+        """What is said and is not among the names of a file; "" where all is."""
+        return next((name for name in (*self.texts, self.answer) if name and name not in names), "")
+
+
+NOTHING_SAID = Named()
+
+
 @dataclass(frozen=True)
 class Columns:
     """Which cells of a table are what. `header`: whether the first record names them."""
@@ -207,12 +222,14 @@ class Columns:
         return f"column{'s' if len(self.text) > 1 else ''} {texts} text, column {self.answer + 1} answer"
 
 
-def columns_of(records: Sequence[tuple[int, list[str]]]) -> Columns:
-    """By the names in the first record, else by what the columns hold: the answer has fewest different values, if these are few.
+def columns_of(records: Sequence[tuple[int, list[str]]], named: Named = NOTHING_SAID) -> Columns:
+    """By what the user says, the names in the first record, else what the columns hold: the answer has fewest different values, if few.
 
     Where no column is a choice, the second answers the first (sentence, logical form, type).
     """
     first = [cell.lower() for cell in records[0][1]]
+    if any(named):
+        return _said_columns(records, first, named)
     width = max((len(cells) for _, cells in records), key=[len(cells) for _, cells in records].count)
     known = {*TEXT_KEYS, *ANSWER_KEYS, *CONTEXT_KEYS}
     if len(records) > 1 and sum(cell in known for cell in first) >= min(2, len(first)):
@@ -221,7 +238,9 @@ def columns_of(records: Sequence[tuple[int, list[str]]]) -> Columns:
         rest = {n: [cells[n] for _, cells in records[1:] if len(cells) == len(first)] for n in range(len(first)) if n not in texts}
         answer = answers[0] if answers else fewest(rest)
         if answer is None or not texts:
-            raise Unreadable(f"has the columns {', '.join(first)}; expected a text ({', '.join(TEXT_KEYS[:4])}, ..) and a label or answer")
+            raise Unreadable(
+                f"has the columns {', '.join(first)}; expected a text ({', '.join(TEXT_KEYS[:4])}, ..) and a label or answer; {SAY}"
+            )
         return Columns(tuple(texts), answer, len(first), True)
     if width < 2:
         raise Unreadable("has one column; expected a text and a label or answer")
@@ -232,8 +251,31 @@ def columns_of(records: Sequence[tuple[int, list[str]]]) -> Columns:
     others = [column for column in columns if column != chosen]
     texts = tuple(column for column in others if _is_worded(columns[column])) or tuple(others)
     top = records[0][1]
-    named = len(top) == width and columns[chosen].count(top[chosen]) == 1 and all(len(top[column].split()) <= 2 for column in texts)
-    return Columns(texts, chosen, width, named)
+    return Columns(texts, chosen, width, len(top) == width and _are_names(top, columns, texts, chosen))
+
+
+def _said_columns(records: Sequence[tuple[int, list[str]]], first: Sequence[str], named: Named) -> Columns:
+    """As the user says, by the names in the first record or by numbers from 1; what is not said is found."""
+    numbers = [str(number + 1) for number in range(len(first))]
+    called = any(name in first for name in (*named.texts, named.answer))
+    if missing := named.missing_in(first if called else numbers):
+        raise Unreadable(f"has no column '{missing}'; it has {shortened(', '.join(first), 200)}")
+    place = (first if called else numbers).index
+    rows = [cells for _, cells in records if len(cells) == len(first)]
+    texts, columns = tuple(map(place, named.texts)), {n: [cells[n] for cells in rows] for n in range(len(first))}
+    below = {n: cells[1:] for n, cells in columns.items() if n not in texts}
+    answer = place(named.answer) if named.answer else fewest(below)
+    if not texts:
+        known = [n for key in (*CONTEXT_KEYS, *TEXT_KEYS) for n in below if first[n] == key and n != answer]
+        texts = tuple(known) or tuple(n for n, cells in below.items() if n != answer and _is_worded(cells))
+    if answer is None or not texts:
+        raise Unreadable(f"has the columns {', '.join(first)}; which of them is the {'answer' if texts else 'text'} has to be said, too")
+    return Columns(texts, answer, len(first), called or _are_names(records[0][1], columns, texts, answer))
+
+
+def _are_names(top: Sequence[str], columns: Mapping[int, Sequence[str]], texts: Sequence[int], answer: int) -> bool:
+    """Whether the first record names the columns: its answer comes back nowhere, and its texts are words."""
+    return columns[answer].count(top[answer]) == 1 and all(len(top[column].split()) <= 2 for column in texts)
 
 
 def parted(rows: Sequence[_Item], said: Sequence[str]) -> dict[str, list[_Item]] | None:
@@ -320,12 +362,16 @@ class Fields(NamedTuple):
     unused: tuple[str, ...]
 
 
-def fields_of(found: Sequence[tuple[str, Any]]) -> Fields:
-    """By their names; where none is known for the answer or the text, by what they hold, as with columns."""
+def fields_of(found: Sequence[tuple[str, Any]], named: Named = NOTHING_SAID) -> Fields:
+    """By what the user says, or their names; where none is known for the answer or the text, by what they hold, as with columns."""
     lowered = [_lowered(record) for _, record in found if isinstance(record, Mapping)]
     names = list(dict.fromkeys(name for record in lowered for name in record))
+    if missing := named.missing_in(names):
+        raise Unreadable(f"has no field '{missing}'; it has {', '.join(names) or 'none'}")
     texts = [key for key in (*CONTEXT_KEYS, *TEXT_KEYS) if key in names and _is_mostly_text([record.get(key) for record in lowered])]
     answers = [key for key in ANSWER_KEYS if key in names]
+    answers = [named.answer] if named.answer else [key for key in answers if key not in named.texts]
+    texts = list(named.texts) or [key for key in texts if key != named.answer]
     held = {name: [str(record[name]) for record in lowered if isinstance(record.get(name), str | int)] for name in names}
     if not answers and (guessed := fewest({name: held[name] for name in names if name not in texts})) is not None:
         answers = [guessed]

@@ -17,6 +17,7 @@ from .corpus import Dataset
 from .encoding import Encoding
 from .folder import Survey, slug, survey
 from .formats import FORMATS
+from .records import Named
 from .tasks import AnswerTask, ChoiceTask, DocumentTask, LocalTask
 
 Part = tuple[str, Dataset, tuple[str, ...] | None]
@@ -50,6 +51,8 @@ def local_stream(
     version: int,
     budget: str,
     folder: str | None = None,
+    text: str | int | Sequence[str | int] | None = None,
+    answer: str | int | None = None,
     tasks: Sequence[str] | None = None,
     held_out: Sequence[str] = (),
     classes_per_task: int | None = None,
@@ -75,18 +78,20 @@ def local_stream(
 ) -> TaskStream:
     """Phases over what `folder` holds; `clbench data check FOLDER` says what that is and how its tasks are called.
 
-    `tasks`: their names in order; null: all but those held out, in natural order of their names. `classes_per_task`: so many answers of a
-    data set make a task. `tokens`: "bytes", "words" by their hash, or a folder with the `tokenizer.json` of a model. `verbal`: answers are
-    their own words and not codes of two symbols. `measure`: how long answers are scored, "tokens" or one of `measures.MEASURES`.
-    `longest`: tokens of a text that are kept. `train_examples`: of each task; null: all; each is seen `epochs` times. identity "blind":
-    nothing tells tasks apart; "cued": the task's name opens each text; "oracle-id": that, and `TaskInfo.index`. `held_out` tasks are
-    adapted to from `shots` examples (of choices for each answer), `draws` times, with `adaptation_units` examples drawn from them; with
-    `reading` "context" they stand in front of each question instead, and nothing is learned, with "memory" weights are held.
+    `text` and `answer`: names of the columns or fields that hold them, several texts joined by blanks, or numbers from 1 of columns; null:
+    found by their names and by what they hold. `tasks`: their names in order; null: all but those held out, in natural order of their
+    names. `classes_per_task`: so many answers of a data set make a task. `tokens`: "bytes", "words" by their hash, or a folder with the
+    `tokenizer.json` of a model. `verbal`: answers are their own words and not codes of two symbols. `measure`: how long answers are
+    scored, "tokens" or one of `measures.MEASURES`. `longest`: tokens of a text that are kept. `train_examples`: of each task; null: all;
+    each is seen `epochs` times. identity "blind": nothing tells tasks apart; "cued": the task's name opens each text; "oracle-id": that,
+    and `TaskInfo.index`. `held_out` tasks are adapted to from `shots` examples (of choices for each answer), `draws` times, with
+    `adaptation_units` examples drawn from them; with `reading` "context" they stand in front of each question instead, and nothing is
+    learned, with "memory" weights are held.
     """
     counts = {"longest": longest, "test_examples": test_examples, "epochs": epochs, "train_examples": train_examples}
     _check(name, folder, identity, counts, classes_per_task)
     assert folder is not None
-    found = survey(folder)
+    found = survey(folder, named(text, answer))
     parts = {part[0]: part for part in parts_of(found, classes_per_task)}
     chosen = _chosen(name, found, parts, tasks, held_out)
     encoding = Encoding(tokens)
@@ -142,6 +147,12 @@ def local_stream(
         description=f"{len(columns)} tasks of real text in a folder",
     )
     return variant(stream, joint=joint, only=only, validation=validation, blur=blur)
+
+
+def named(text: str | int | Sequence[str | int] | None, answer: str | int | None) -> Named:
+    """What the user says of columns and fields."""
+    texts = [] if text is None else [text] if isinstance(text, str | int) else text
+    return Named(tuple(str(name).lower() for name in texts), "" if answer is None else str(answer).lower())
 
 
 def _say_what_is_cut(tasks: Sequence[LocalTask], longest: int) -> None:

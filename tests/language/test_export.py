@@ -76,7 +76,7 @@ def test_real_text_is_asked_as_it_was_read(folder, tmp_path, capsys):
         (["data", "export", "comp", "--out", "{}", "agent=rmt"], "expected stream.OPTION=VALUE or budget=NAME, got 'agent=rmt'"),
         (["data", "export", "comp", "--out", "{}", "budget=none"], "none"),
         (["data", "export", "como", "--out", "{}"], "comp"),
-        (["data", "check", "{}", "stream.x=1"], "takes a folder alone"),
+        (["data", "check", "{}", "stream.x=1"], "stream.x says nothing of what a folder holds"),
     ],
 )
 def test_wrong_requests_are_one_line(words, message, tmp_path, capsys):

@@ -11,6 +11,8 @@ import pytest
 from clbench.errors import UserError
 from clbench.task_streams.local_text.corpus import Row, bucket
 from clbench.task_streams.local_text.folder import survey
+from clbench.task_streams.local_text.records import Named
+from clbench.task_streams.local_text.stream import named
 
 INTENTS = ("play", "stop", "wait")
 SPLITS = ("train", "test")
@@ -599,3 +601,56 @@ def test_parquet_is_read_where_something_reads_it(tmp_path):
 def test_no_folder_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"no folder '.*nowhere'; expected one with csv or tsv"):
         survey(tmp_path / "nowhere")
+
+
+# -- what the user says of columns and fields
+
+
+CALLS = "id;Answer;intent;place\n" + "".join(f"{n};please do {n};{INTENTS[n % 3]};at home {n}\n" for n in range(30))
+FIRST = Row("please do 0", "play")
+SENTENCES = [{"sentence": "no", "said": row["sentence"], "label": row["label"]} for row in RECORDS]
+ANSWERS = [{"answer": row["sentence"], "label": row["label"]} for row in RECORDS]
+SAID = {
+    "a column by its name": ({"a.csv": CALLS}, Named(("answer",), "intent"), FIRST),
+    "names in any case": ({"a.csv": CALLS.replace("intent", "Intent")}, named("ANSWER", "INTENT"), FIRST),
+    "several texts, in their order": ({"a.csv": CALLS}, named(["place", "answer"], "intent"), Row("at home 0 please do 0", "play")),
+    "numbers, below names": ({"a.csv": CALLS}, named(2, 3), FIRST),
+    "numbers, without names": ({"a.csv": CALLS.partition("\n")[2]}, named([2], 3), FIRST),
+    "the answer alone": ({"a.csv": CALLS}, named(None, "intent"), Row("please do 0 at home 0", "play")),
+    "the text alone": ({"a.csv": CALLS}, named("answer", None), FIRST),
+    "two columns named after no choice": ({"a.csv": CALLS}, named("intent", "place"), Row("play", "at home 0")),
+    "fields": ({"a.json": SENTENCES}, named("said", "label"), Row("text 0", "play")),
+    "a field that is called as an answer": ({"a.json": ANSWERS}, named("answer", None), Row("text 0", "play")),
+    "one of two data sets has them": ({"a.csv": CALLS, "b/b.csv": TABLE}, named("answer", "intent"), FIRST),
+}
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_columns_and_fields_are_what_the_user_says(case, tmp_path):
+    files, said, first = SAID[case]
+    found = survey(write(tmp_path, files), said)
+    (dataset,) = found.datasets.values()
+    assert first in [row for split in dataset.splits.values() for row in split]
+    assert sum(map(len, dataset.splits.values())) == 30
+    assert all("has no column 'answer'" in reason for reason in found.unread.values())
+
+
+NUMBERS = "\n".join(f"{n},{n % 3}" for n in range(30))
+NOT_THERE = {
+    "a column": ({"a.csv": CALLS}, named("utterance", "intent"), "has no column 'utterance'; it has id, answer, intent, place"),
+    "a number beyond": ({"a.csv": CALLS.partition("\n")[2]}, named(None, 5), "has no column '5'; it has 0, please do 0, play, at home 0"),
+    "a field": ({"a.json": RECORDS}, named(None, "intent"), "has no field 'intent'; it has sentence, label"),
+    "no text beside it": ({"a.csv": f"a,b\n{NUMBERS}"}, named(None, "b"), "which of them is the text has to be said, too"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_THERE)
+def test_what_the_user_says_and_is_not_there_is_said_with_what_there_is(case, tmp_path):
+    files, said, reason = NOT_THERE[case]
+    found = survey(write(tmp_path, files), said)
+    assert not found.datasets and all(reason in told for told in found.unread.values())
+
+
+def test_nothing_is_said_of_columns_where_there_are_none(tmp_path):
+    with pytest.raises(UserError, match=r"has columns or fields: leave out stream\.text and stream\.answer"):
+        survey(write(tmp_path, {"qa1_train.txt": STORY * 9, "qa1_test.txt": STORY}), named("question", None))

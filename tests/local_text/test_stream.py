@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from clbench import cli
+from clbench import cli, configuration
 from clbench.errors import UserError
 from clbench.interfaces import TaskInfo
 from clbench.task_streams.local_text import encoding as encodings
@@ -369,3 +369,30 @@ def test_a_run_learns_it_and_the_check_says_what_is_there(folder, tmp_path, caps
     (tmp_path / "empty").mkdir()
     assert cli.main(["data", "check", str(tmp_path / "empty")]) == 1 and "nothing here can be read" in capsys.readouterr().out
     assert cli.main(["data", "check", str(tmp_path / "nowhere")]) == 2
+
+
+def test_what_is_said_of_columns_reaches_the_stream_and_the_check(tmp_path, capsys):
+    place = tmp_path / "the calls"
+    place.mkdir()
+    (place / "a.csv").write_text("id,answer,intent\n" + "".join(f"{n},please do {n},{'xyz'[n % 3]}\n" for n in range(60)))
+    said = ["stream.text=answer", "stream.answer=intent"]
+    assert cli.main(["data", "check", str(place), *said]) == 0
+    found = capsys.readouterr().out
+    assert "named columns: column 2 text, column 3 answer" in found
+    assert f"clbench run stream=local-text 'stream.folder={place}' stream.text=answer stream.answer=intent agent=transformer" in found
+    assert cli.main(["describe", "local-text", f"stream.folder={place}", *said]) == 0
+    assert "please do" in capsys.readouterr().out
+    hashes = [
+        configuration.resolve(["stream=local-text", f"stream.folder={place}", "agent=random", *words]).request.stream.hash()
+        for words in (said, ["stream.text=2", "stream.answer=3"], ["stream.text=[id,answer]", said[1]])
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+    for words, reason in (
+        (["stream.longest=5"], "stream.longest says nothing of what a folder holds; expected stream.text=NAME or stream.answer=NAME"),
+        (["budget=smoke"], "got budget=smoke"),
+        (["--out", "x"], "data check writes nothing"),
+    ):
+        assert cli.main(["data", "check", str(place), *words]) == 2
+        assert reason in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"stream\.text: expected str \| int \| Sequence\[str \| int\] \| None, got"):
+        configuration.resolve(["stream=local-text", f"stream.folder={place}", "agent=random", "stream.text={a:1}"])
