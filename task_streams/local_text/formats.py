@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import records
+from . import nested, records
 from .corpus import Dataset, Kind, Row, completed, is_choice, tallied
 from .names import SPLIT_OF
 from .records import NOTHING_SAID, Broken, Content, Named, Rows, Unreadable
 
 FORMATS = (
-    "csv or tsv of a text and a label or answer; JSON lists or lines with the same (.json, .jsonl, also .gz); parquet; lines 'LABEL text'; "
+    "csv or tsv of a text and a label or answer; JSON lists or lines with the same (.json, .jsonl, also .gz), conversations, SQuAD's; "
+    "parquet; lines 'LABEL text'; "
     "two files line by line (.src and .tgt, texts and labels, seq.in and label); folders of short texts, one for each answer; "
     "bAbI stories; SCAN's IN: .. OUT: ..; CLINC150's and SNIPS' JSON; plain .txt"
 )
@@ -51,11 +52,14 @@ class Reading:
 
     def add_records(self, found: Mapping[str, Sequence[tuple[str, Any]]]) -> None:
         """Take in the records of each split, whose fields those of training tell."""
+        found = {split: list(nested.flat(listed)) for split, listed in found.items()}
         if len(found) == 1:
             found = records.records_by_split(next(iter(found.values()))) or found
         fields = records.fields_of(_leading(found), self.named)
         for split, listed in found.items():
             self.add(split, records.record_rows(listed, fields))
+        if several := records.several_answers(found.values(), fields):
+            self.remarks.append(f"{several:,} row{'s have' if several > 1 else ' has'} several answers, of which the first is taken")
         if fields.unused:
             self.remarks.append(
                 f"fields: {', '.join(fields.texts)} text, {', '.join(fields.answers[:1])} answer; not used: {', '.join(fields.unused)}"
@@ -201,7 +205,8 @@ def _table(name: str, contents: Mapping[str, Content], leading: Content, separat
 
 def _json(name: str, place: Path, contents: Mapping[str, Content], leading: Content, named: Named) -> Dataset:
     first = next(line for line in leading.lines if line.strip()).strip()
-    if leading.text.lstrip()[0] == "{" and not (first.startswith("{") and first.endswith("}") and len(first) > 2):
+    whole = leading.text.lstrip()[0] == "{" and not (first.startswith("{") and first.endswith("}") and len(first) > 2)
+    if whole and nested.under_data(leading.name, leading.text) is None:
         return _of_splits(name, place, leading)
     reading = Reading(name, RECORDS, named)
     for content in contents.values():
@@ -260,7 +265,16 @@ def _parquet(name: str, paths: Mapping[str, Sequence[Path]], named: Named) -> Da
             raise Unreadable("needs pyarrow to be read; type: pip install pyarrow") from None
         except Exception as error:  # whatever the engine raises for a file that is none
             raise Unreadable(f"is no parquet file that pandas reads ({type(error).__name__})") from None
-        rows = [{key: value.item() if hasattr(value, "item") else value for key, value in row.items()} for row in frame.to_dict("records")]
+        rows = [{key: _plain(value) for key, value in row.items()} for row in frame.to_dict("records")]
         found.setdefault(split, []).extend((f"{path.name}: row {number}", row) for number, row in enumerate(rows, 1))
     reading.add_records(found)
     return reading.done()
+
+
+def _plain(value: Any) -> Any:
+    """What numpy made of a cell, as JSON would have it."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, list) else value

@@ -12,6 +12,8 @@ SPLIT_WORDS = {
     "test": ("test", "testing"),
 }
 SPLIT_OF = {word: split for split, words in SPLIT_WORDS.items() for word in words}
+SPLIT_KEYS = ("split", "partition")
+"""Columns and fields of these names say of each row which split it is of."""
 _PUBLISHED = {"trec_10": "test"}
 """Names under which a split is published and that do not say so."""
 

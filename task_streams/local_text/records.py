@@ -11,13 +11,14 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from . import nested
 from .corpus import MOST_CHOICES, ROWS_A_CHOICE, Row, is_choice, shortened
-from .names import SPLIT_OF
+from .names import SPLIT_KEYS, SPLIT_OF
 
 TEXT_KEYS = (
     *("text", "sentence", "utterance", "utt", "title", "headline", "content", "body", "review", "document", "instruction"),
@@ -26,9 +27,8 @@ TEXT_KEYS = (
 )
 ANSWER_KEYS = (
     *("label", "category", "intent", "class", "answer", "output", "target", "response", "completion"),
-    *("class index", "gold_label", "sentiment", "topic", "rating", "stars"),
+    *("answers", "class index", "gold_label", "sentiment", "topic", "rating", "stars"),
 )
-SPLIT_KEYS = ("split", "partition")
 CONTEXT_KEYS = ("context", "passage", "story", "fact1", "fact2")
 _Name = TypeVar("_Name", str, int)
 _Item = TypeVar("_Item")
@@ -325,7 +325,9 @@ def table_rows(content: Content, records: Sequence[tuple[int, list[str]]], colum
 
 
 def records(content: Content) -> list[tuple[str, Any]]:
-    """The records of a JSON list, or of lines of JSON, each with its place; a line that is no JSON is None."""
+    """The records of a JSON list, by itself or under `data`, or of lines of JSON, each with its place; a line that is no JSON is None."""
+    if (listed := nested.under_data(content.name, content.text)) is not None:
+        return listed
     if content.text.lstrip()[:1] == "[":
         loaded = parsed(content)
         return [(f"{content.name}: record {number}", record) for number, record in enumerate(loaded, 1)]
@@ -403,6 +405,12 @@ def table_by_split(records: Sequence[tuple[int, list[str]]]) -> dict[str, list[t
     return parted(records[1:], [cells[column] if len(cells) == len(names) else "train" for _, cells in records[1:]])
 
 
+def several_answers(found: Iterable[Sequence[tuple[str, Any]]], fields: Fields) -> int:
+    """How many records give more than one answer."""
+    lowered = (_lowered(record) for listed in found for _, record in listed if isinstance(record, Mapping))
+    return sum(len(nested.answers_of(next((record[key] for key in fields.answers if key in record), None))) > 1 for record in lowered)
+
+
 def record_rows(found: Sequence[tuple[str, Any]], fields: Fields) -> Rows:
     """Rows of records with a text, or a context and a question, and a label or an answer; key-value records ask for one of their keys."""
     for place, record in found:
@@ -416,10 +424,10 @@ def record_rows(found: Sequence[tuple[str, Any]], fields: Fields) -> Rows:
 
 def _record(record: Mapping[str, Any], place: str, fields: Fields) -> Row | Broken:
     names = _lowered(record)
-    answer = next((names[key] for key in fields.answers if key in names), None)
+    answer = next(iter(nested.answers_of(next((names[key] for key in fields.answers if key in names), None))), "")
     texts = [names[key] for key in fields.texts if names.get(key) is not None]
     if answer is None or not texts:
-        return Broken(f"no {'answer' if texts else 'text'} among {', '.join(sorted(names)) or 'nothing'}", place)
+        return Broken(f"no {'answer' if texts else 'text'} among {', '.join(sorted(names))}" if names else "no answer and no text", place)
     if isinstance(answer, float) and answer.is_integer():
         answer = int(answer)
     if not isinstance(answer, str | int):

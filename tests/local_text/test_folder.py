@@ -57,7 +57,52 @@ KV = "".join(
 )
 COGS = "".join(f"A cat saw thing {n} .\tcat ( x {n} )\tin_distribution\n" for n in range(30))
 
+CHAT = "".join(
+    json.dumps(
+        {
+            "prompt": "again",
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": f"Say {n}."},
+                {"role": "assistant", "content": f"It is {n}."},
+            ],
+        }
+    )
+    + "\n"
+    for n in range(30)
+)
+TURNS = [[f"hello {n}", "hi", f"who is {n}?", f"Ann {n}"] for n in range(30)]
+SHARED = [{"conversations": [{"from": ("human", "gpt")[n % 2], "value": said} for n, said in enumerate(turns)]} for turns in TURNS]
+RIVERS = [[{"question": f"Which river {q}?", "answers": [{"text": f"river {n}"}] * 2} for q in "ab"] for n in range(15)]
+SQUAD = {
+    "version": "1",
+    "data": [{"title": "T", "paragraphs": [{"context": f"City {n}.", "qas": asked} for n, asked in enumerate(RIVERS)]}],
+}
+
 GOOD = {
+    "conversations of roles": (
+        {"train.jsonl": CHAT, "test.jsonl": CHAT},
+        "answers",
+        "JSON records",
+        30,
+        Row("Be brief. Say 3.", "It is 3."),
+    ),
+    "conversations of speakers": ({"chat.json": SHARED}, "answers", "JSON records", None, Row("hello 3 hi who is 3?", "Ann 3")),
+    "passages with questions": (
+        {"train-v1.1.json": SQUAD, "test-v1.1.json": json.dumps(SQUAD, indent=1)},
+        "answers",
+        "JSON records",
+        30,
+        Row("City 3. Which river b?", "river 3"),
+    ),
+    "answers under text": (
+        {"a.json": [{"context": f"In {n}.", "question": "When?", "answers": {"text": [f"year {n}", "x"]}} for n in range(30)]},
+        "answers",
+        "JSON records",
+        None,
+        Row("In 3. When?", "year 3"),
+    ),
+    "records under data": ({"a.json": {"data": RECORDS}}, "choices", "JSON records", None, Row("text 4", "stop")),
     "named columns": ({"train.csv": TABLE, "test.csv": TABLE}, "choices", "table", 30, Row("text 4", "stop")),
     "unnamed columns": ({"train.csv": NEWS, "test.csv": NEWS}, "choices", "table", 40, Row("Title 4 What, 4", "1")),
     "tabs": ({"train.tsv": TABLE.replace(",", "\t"), "test.tsv": TABLE.replace(",", "\t")}, "choices", "table", 30, Row("text 4", "stop")),
@@ -340,6 +385,28 @@ def test_every_format_gives_its_rows(case, tmp_path):
 
 
 BROKEN = {
+    "several answers": (
+        {"a.json": [{"question": f"q {n}", "answer": [f"a{n}", "b"][: n % 2 + 1] * 2} for n in range(30)]},
+        "15 rows have several answers, of which the first is taken",
+    ),
+    "no answer": (
+        {
+            "a.json": [
+                *({"question": f"q {n}", "answers": {"text": [f"a {n}"]}} for n in range(30)),
+                {"question": "q", "answers": {"text": []}},
+            ]
+        },
+        "left out: 1 row, an empty text or answer (first: a.json: record 31)",
+    ),
+    "a conversation of one": (
+        {"a.jsonl": CHAT + json.dumps({"messages": [{"role": "user", "content": "alone"}]}) + "\n"},
+        "left out: 1 row, no answer and no text (first: a.jsonl:31)",
+    ),
+    "turns that are none": ({"a.json": [*SHARED, {"conversations": ["hello", 3]}]}, "left out: 1 row, no answer and no text"),
+    "passages that are none": (
+        {"a.json": {"data": [*SQUAD["data"], {"paragraphs": [3, {"context": "c", "qas": ["q"]}]}]}},
+        "left out: 2 rows, expected an object with a text and a label or answer",
+    ),
     "short record": ({"train.csv": TABLE + "alone\n", "test.csv": TABLE}, "left out: 1 row, expected 2 columns (first: train.csv:32)"),
     "long record": ({"train.csv": TABLE + "a,b,c\n", "test.csv": TABLE}, "left out: 1 row, expected 2 columns (first: train.csv:32)"),
     "empty text": ({"train.csv": TABLE + ",play\n", "test.csv": TABLE}, "left out: 1 row, an empty text or answer (first: train.csv:32)"),
@@ -368,10 +435,15 @@ BROKEN = {
         {"train.json": [*RECORDS, {"sentence": "a", "label": None}], "test.json": RECORDS},
         "no answer among label, sentence (first: train.json: record 31)",
     ),
-    "a list as label": (
-        {"train.json": [*RECORDS, {"sentence": "a", "label": ["b"]}], "test.json": RECORDS},
+    "several labels": (
+        {"train.json": [*RECORDS, {"sentence": "a", "label": ["b", "c"]}], "test.json": RECORDS},
+        "1 row has several answers, of which the first is taken",
+    ),
+    "a fraction as label": (
+        {"train.json": [*RECORDS, {"sentence": "a", "label": [0.5]}], "test.json": RECORDS},
         "an answer that is neither text nor a whole number",
     ),
+    "an object as label": ({"train.json": [*RECORDS, {"sentence": "a", "label": {"b": 1}}], "test.json": RECORDS}, "no answer among label"),
     "a number as text": ({"train.json": [*RECORDS, {"sentence": 3, "label": "play"}], "test.json": RECORDS}, "a text that is no text"),
     "no object": ({"train.json": [*RECORDS, 7], "test.json": RECORDS}, "expected an object with a text and a label or answer"),
     "a broken line": (
@@ -596,6 +668,9 @@ def test_parquet_is_read_where_something_reads_it(tmp_path):
         pandas.DataFrame(rows).to_parquet(tmp_path / f"{name}.parquet")
     found = only(tmp_path)
     assert len(found.labels) == 3 and sum(len(found.splits[split]) for split in ("train", "validation")) == len(RECORDS)
+    (tmp_path / "chat").mkdir()
+    pandas.DataFrame([json.loads(line) for line in CHAT.splitlines()]).to_parquet(tmp_path / "chat/train.parquet")
+    assert Row("Be brief. Say 3.", "It is 3.") in [row for split in only(tmp_path / "chat").splits.values() for row in split]
 
 
 def test_no_folder_is_one_line(tmp_path):

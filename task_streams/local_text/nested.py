@@ -1,0 +1,74 @@
+"""Records that hold others, made flat: conversations in turns, documents with passages and their questions, lists of answers.
+
+A conversation: the last turn of its assistant answers all turns before it (`messages` of role and content, `conversations` of from and
+value). Documents: as SQuAD is published (Rajpurkar et al. 2016), a record for each question. Of several answers the first is taken.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from .names import SPLIT_KEYS
+
+Record = tuple[str, Any]
+"""A record and its place in a file."""
+TURNS = ("messages", "conversations", "conversation", "turns")
+_SPEAKER, _SAID = ("role", "from", "speaker"), ("content", "value", "text")
+_ASSISTANTS = ("assistant", "gpt", "chatgpt", "model", "bot")
+
+
+def under_data(name: str, text: str) -> list[Record] | None:
+    """The records of a file that is an object with a list of them under `data`; None where it is anything else."""
+    if text.lstrip()[:1] != "{":
+        return None
+    try:
+        loaded = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    listed = loaded.get("data")
+    return [(f"{name}: record {number}", record) for number, record in enumerate(listed, 1)] if isinstance(listed, list) else None
+
+
+def flat(found: Iterable[Record]) -> Iterator[Record]:
+    """The records, in place of each that holds others those others."""
+    for place, record in found:
+        if not isinstance(record, Mapping):
+            yield place, record
+        elif (turns := next((record[key] for key in TURNS if isinstance(record.get(key), list)), None)) is not None:
+            yield place, {**{key: value for key, value in record.items() if str(key).lower() in SPLIT_KEYS}, **_conversation(turns)}
+        elif isinstance(record.get("paragraphs"), list):
+            yield from _questions(place, record["paragraphs"])
+        else:
+            yield place, record
+
+
+def _conversation(turns: Sequence[Any]) -> dict[str, str]:
+    said = [(_first(turn, _SPEAKER), _first(turn, _SAID)) for turn in turns if isinstance(turn, Mapping)]
+    last = max((n for n, (speaker, _) in enumerate(said) if speaker.lower() in _ASSISTANTS), default=0)
+    return {"text": " ".join(words for _, words in said[:last] if words), "answer": said[last][1]} if last else {}
+
+
+def _first(turn: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return next((turn[key].strip() for key in keys if isinstance(turn.get(key), str)), "")
+
+
+def _questions(place: str, paragraphs: Sequence[Any]) -> Iterator[Record]:
+    number = 0
+    for paragraph in paragraphs:
+        asked = paragraph.get("qas") if isinstance(paragraph, Mapping) else None
+        for question in asked if isinstance(asked, list) else [None]:
+            number += 1
+            record = {"context": paragraph.get("context"), **question} if isinstance(question, Mapping) else question
+            yield f"{place}, question {number}", record
+
+
+def answers_of(value: Any) -> list[Any]:
+    """The answers that a field gives: itself, or those listed, which may be under `text`; the same is said once."""
+    if isinstance(value, Mapping):
+        return answers_of(value.get("text"))
+    if isinstance(value, list):
+        found = [answer for item in value for answer in answers_of(item)]
+        return [answer for number, answer in enumerate(found) if answer not in found[:number]]
+    return [value]
