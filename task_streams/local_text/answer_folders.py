@@ -1,8 +1,13 @@
-"""Folders whose own folders are answers, with a text in each file: `train/pos/0_9.txt`, `20news-bydate-test/sci.space/61234`."""
+"""Answers that are told by where a text lies.
+
+Folders whose own folders are answers, with a text in each file: `train/pos/0_9.txt`, `20news-bydate-test/sci.space/61234`. Files whose
+names are answers, with a text on each line: `rt-polarity.pos`, `rt-polarity.neg`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from statistics import median
@@ -11,11 +16,12 @@ from . import records
 from .corpus import ROWS_A_CHOICE, Dataset, Row
 from .formats import Reading
 from .names import SPLIT_OF, is_open, own_files, split_of, stem_of, subfolders
-from .records import Broken, Rows, Unreadable
+from .records import Broken, Content, Rows, Unreadable
 
 _LONGEST = 50_000
 """Bytes; where the text in the middle has more, they are books, and each is a text of its own."""
 
+_NAMED = ("pos", "neg", "neu", "positive", "negative", "neutral", "objective", "subjective")
 _UNNAMED = ("unsup", "unlabeled", "unlabelled")
 
 
@@ -29,6 +35,18 @@ def groups(places: Sequence[Path]) -> dict[tuple[Path, str], dict[str, Path]]:
     return found
 
 
+def named_files(files: Iterable[Path], given: Mapping[Path, str]) -> dict[str, dict[str, dict[str, Path]]]:
+    """Files that are named as an answer of these, where several of one name are: by the rest of their names, by split, by answer."""
+    found: dict[str, dict[str, dict[str, Path]]] = {}
+    for path in files:
+        words = [word for word in re.split(r"[._\- ]+", path.name.lower()) if word != "txt"]
+        said = [word for word in words if word in _NAMED]
+        if len(said) == 1 and path.suffix.lower()[1:] in ("", "txt", *_NAMED):
+            split, base = split_of(" ".join(word for word in words if word not in said))
+            found.setdefault(base, {}).setdefault(given.get(path, split) or "train", {})[said[0]] = path
+    return {base: parts for base, parts in found.items() if len(parts.get("train", ())) > 1}
+
+
 def is_plain(path: Path) -> bool:
     """Whether a file's name says that there is text in it and nothing else: `.txt`, a number or no ending."""
     return path.suffix.lower() in ("", ".txt") or path.suffix[1:].isdecimal()
@@ -39,13 +57,31 @@ def read(name: str, parts: Mapping[str, Path]) -> Dataset:
     reading = Reading(name, "a folder for each answer")
     foreign: list[str] = []
     for split, place in parts.items():
-        answers = [_rows(folder, foreign) for folder in _answers(place)]
-        reading.add(split, (row for turn in zip_longest(*answers) for row in turn if row is not None))
+        reading.add(split, _in_turn(_rows(folder, foreign) for folder in _answers(place)))
         if left := [folder.name for folder in subfolders(place) if folder.name in _UNNAMED]:
             reading.remarks.append(f"{place.name}/{left[0]}: texts without an answer, left out")
     if foreign:
         reading.remarks.append(f"{len(foreign):,} files are not UTF-8, read as latin-1 (first: {foreign[0]})")
     return reading.done("choices")
+
+
+def read_lines(name: str, parts: Mapping[str, Mapping[str, Path]]) -> Dataset:
+    """The data set of files by split and answer, with a text on each line."""
+    reading = Reading(name, "a file for each answer")
+    for split, files in parts.items():
+        contents = {answer: records.read(path) for answer, path in sorted(files.items())}
+        reading.remarks += [remark for content in contents.values() for remark in content.remarks]
+        reading.add(split, _in_turn(_lines(content, answer) for answer, content in contents.items()))
+    return reading.done("choices")
+
+
+def _lines(content: Content, answer: str) -> Rows:
+    return (Row(line.strip(), answer) for line in content.lines if line.strip())
+
+
+def _in_turn(answers: Iterable[Rows]) -> Rows:
+    """One row of each answer after another, so that no order of answers is left."""
+    return (row for turn in zip_longest(*answers) for row in turn if row is not None)
 
 
 def _holds_answers(place: Path) -> bool:

@@ -138,6 +138,10 @@ def _datasets(place: Path, files: Sequence[Path], given: Mapping[Path, str], nam
         unread.update({str(path): "names the parts of each text, which are of no use here" for path in left if path in slots})
         left = [path for path in left if path not in (*texts.values(), *labels.values(), *slots)]
         yield from _kept(unread, texts.values(), partial(formats.side_by_side, _of_pair(place, texts), texts, labels))
+    for base, parts in answer_folders.named_files(left, given).items():
+        taken = [path for files in parts.values() for path in files.values()]
+        left = [path for path in left if path not in taken]
+        yield from _kept(unread, taken, partial(answer_folders.read_lines, slug(base or place.resolve().name), parts))
     left = [path for path in left if stem_of(path).lower() not in _SILENT]
     if documents := _documents(left, given):
         yield from _kept(unread, given, partial(formats.documents, slug(place.resolve().name), documents))

@@ -368,6 +368,30 @@ GOOD = {
         30,
         Row("Who ?", "HUM:play"),
     ),
+    "endings that are answers": (
+        {"rt-polarity.pos": "".join(f"good {n}\n" for n in range(15)), "rt-polarity.neg": "".join(f"bad {n}\n" for n in range(15)) + "\n"},
+        "choices",
+        "a file for each answer",
+        None,
+        Row("bad 3", "neg"),
+    ),
+    "names that are answers": (
+        {
+            **{f"{split}_{word}.txt": "".join(f"{word} {n}\n" for n in range(15)) for split in SPLITS for word in ("pos", "neg")},
+            "test_neg.txt": b"caf\xe9\n",
+        },
+        "choices",
+        "a file for each answer",
+        30,
+        Row("café", "neg"),
+    ),
+    "folders of names that are answers": (
+        {f"{split}/{word}.txt": "".join(f"{word} {n}\n" for n in range(15)) for split in SPLITS for word in ("positive", "negative")},
+        "choices",
+        "a file for each answer",
+        30,
+        Row("positive 3", "positive"),
+    ),
     "packed": ({"train.csv.gz": TABLE, "test.csv.gz": TABLE}, "choices", "table", 30, Row("text 4", "stop")),
 }
 
