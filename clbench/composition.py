@@ -38,15 +38,15 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
 
 def compose(nodes: Mapping[str, DictConfig], words: Sequence[str], budget: str) -> dict[str, Any]:
     """The composed configuration of the chosen agent and stream (either may be missing) under the overrides `words`, in plain types."""
-    selected, written = _selected(nodes, budget), [_part_choice(word, nodes) for word in words]
+    written = [_part_choice(word, nodes) for word in words]
     try:
-        config = _of_chosen(nodes, selected, written)
+        config = _of_chosen(nodes, budget, written)
     except RecursionError as error:
         raise UserError(
             "the defaults of the agent's file lead back to itself; name another agent there, as in defaults: [ewc, _self_]"
         ) from error
     except (HydraException, OmegaConfBaseException) as error:
-        raise _explained(error, selected, written) from error
+        raise _explained(error, _selected(nodes, budget), written) from error
     try:
         tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:
@@ -57,7 +57,7 @@ def compose(nodes: Mapping[str, DictConfig], words: Sequence[str], budget: str) 
 def compose_alone(nodes: Mapping[str, DictConfig], words: Sequence[str], budget: str) -> dict[str, Any] | None:
     """As `compose`, of a part of what belongs together; None where that cannot be said of a part: what is refused, or looks elsewhere."""
     try:
-        config = _of_chosen(nodes, _selected(nodes, budget), [_part_choice(word, nodes) for word in words])
+        config = _of_chosen(nodes, budget, [_part_choice(word, nodes) for word in words])
         tree = OmegaConf.to_container(config, resolve=False)
         return None if "${" in repr(tree) else _plain(tree)
     except (RecursionError, HydraException, OmegaConfBaseException, UserError):
@@ -68,15 +68,15 @@ def _selected(nodes: Mapping[str, DictConfig], budget: str) -> list[str]:
     return [f"{group}={CHOSEN}" if group in nodes else f"~{group}" for group in ("stream", "agent")] + [f"budget={budget}"]
 
 
-def _of_chosen(nodes: Mapping[str, DictConfig], selected: Sequence[str], written: Sequence[str]) -> DictConfig:
-    store, budget = ConfigStore.instance(), selected[-1].partition("=")[2]
+def _of_chosen(nodes: Mapping[str, DictConfig], budget: str, written: Sequence[str]) -> DictConfig:
+    store = ConfigStore.instance()
     for group, node in nodes.items():
         store.store(group=group, name=CHOSEN, node=node, provider="clbench")
     if budget not in catalogue.files("budget"):
         store.store(group="budget", name=budget, node={"name": budget}, provider="clbench")
     if _of_parts(nodes) or any("@" in word.partition("=")[0] for word in written):
         broken_parts()  # the parts' schemas; who is made of none need not wait until torch is imported for them
-    return _composed([*selected, *written])
+    return _composed([*_selected(nodes, budget), *written])
 
 
 def _plain(tree: Any) -> dict[str, Any]:

@@ -65,10 +65,9 @@ def _questions(place: str, paragraphs: Sequence[Any]) -> Iterator[Record]:
 
 
 def answers_of(value: Any) -> list[Any]:
-    """The answers that a field gives: itself, or those listed, which may be under `text`; the same is said once."""
-    if isinstance(value, Mapping):
-        return answers_of(value.get("text"))
-    if isinstance(value, list):
-        found = [answer for item in value for answer in answers_of(item)]
-        return [answer for number, answer in enumerate(found) if answer not in found[:number]]
-    return [value]
+    """The answers that a field gives: itself, or those listed, each of which may be under `text`; the same is said once."""
+    listed = value.get("text") if isinstance(value, Mapping) else value
+    if not isinstance(listed, list):
+        return [listed]
+    found = [item.get("text") if isinstance(item, Mapping) else item for item in listed]
+    return list(dict.fromkeys(answer for answer in found if isinstance(answer, str | int | float))) or found[:1]

@@ -336,7 +336,7 @@ def records(content: Content) -> list[tuple[str, Any]]:
         if line.strip():
             try:
                 found.append((f"{content.name}:{number}", json.loads(line)))
-            except ValueError:
+            except (ValueError, RecursionError):
                 found.append((f"{content.name}:{number}", None))
     return found
 

@@ -152,6 +152,13 @@ def local_stream(
 def named(text: str | int | Sequence[str | int] | None, answer: str | int | None) -> Named:
     """What the user says of columns and fields."""
     texts = [] if text is None else [text] if isinstance(text, str | int) else text
+    for option, names in (("text", texts), ("answer", [] if answer is None else [answer])):
+        if not isinstance(names, Sequence) or not all(isinstance(name, str | int) and str(name).strip() for name in names):
+            raise UserError(
+                f"stream.{option}: expected the name or number of a column or field, got {text if option == 'text' else answer!r}"
+            )
+    if answer in texts:
+        raise UserError(f"stream.text and stream.answer are both '{answer}'; expected two columns or fields")
     return Named(tuple(str(name).lower() for name in texts), "" if answer is None else str(answer).lower())
 
 

@@ -413,6 +413,10 @@ BROKEN = {
         {"a.json": [{"question": f"q {n}", "answer": [f"a{n}", "b"][: n % 2 + 1] * 2} for n in range(30)]},
         "15 rows have several answers, of which the first is taken",
     ),
+    "a line that is nested deep": (
+        {"train.jsonl": "".join(json.dumps(row) + "\n" for row in RECORDS) + "[" * 100_000 + "\n"},
+        "left out: 1 row, expected an object with a text and a label or answer (first: train.jsonl:31)",
+    ),
     "no answer": (
         {
             "a.json": [

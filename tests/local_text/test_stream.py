@@ -391,6 +391,10 @@ def test_what_is_said_of_columns_reaches_the_stream_and_the_check(tmp_path, caps
         (["stream.longest=5"], "stream.longest says nothing of what a folder holds; expected stream.text=NAME or stream.answer=NAME"),
         (["budget=smoke"], "got budget=smoke"),
         (["--out", "x"], "data check writes nothing"),
+        (["stream.text={a:1}"], "stream.text: expected the name or number of a column or field, got {'a': 1}"),
+        (["stream.text=[answer,'']"], "stream.text: expected the name or number of a column or field, got ['answer', '']"),
+        (["stream.answer=[intent]"], "stream.answer: expected the name or number of a column or field, got ['intent']"),
+        (["stream.text=intent", "stream.answer=intent"], "both 'intent'; expected two columns or fields"),
     ):
         assert cli.main(["data", "check", str(place), *words]) == 2
         assert reason in capsys.readouterr().err
