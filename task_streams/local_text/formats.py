@@ -205,7 +205,7 @@ def _table(name: str, contents: Mapping[str, Content], leading: Content, separat
 def _json(name: str, place: Path, contents: Mapping[str, Content], leading: Content, named: Named) -> Dataset:
     first = next(line for line in leading.lines if line.strip()).strip()
     whole = leading.text.lstrip()[0] == "{" and not (first.startswith("{") and first.endswith("}") and len(first) > 2)
-    if whole and nested.under_data(leading.name, leading.text) is None:
+    if whole and leading.listed is None:
         return _of_splits(name, place, leading)
     reading = Reading(name, RECORDS, named)
     for content in contents.values():

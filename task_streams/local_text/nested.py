@@ -32,16 +32,22 @@ def under_data(name: str, text: str) -> list[Record] | None:
 
 
 def flat(found: Iterable[Record]) -> Iterator[Record]:
-    """The records, in place of each that holds others those others."""
-    for place, record in found:
-        if not isinstance(record, Mapping):
-            yield place, record
-        elif (turns := next((record[key] for key in TURNS if isinstance(record.get(key), list)), None)) is not None:
-            yield place, {**{key: value for key, value in record.items() if str(key).lower() in SPLIT_KEYS}, **_conversation(turns)}
+    """The records with the names of their fields in small letters, in place of each that holds others those others."""
+    for place, given in found:
+        if not isinstance(given, Mapping):
+            yield place, given
+            continue
+        record = _lowered(given)
+        if (turns := next((record[key] for key in TURNS if isinstance(record.get(key), list)), None)) is not None:
+            yield place, {**{key: value for key, value in record.items() if key in SPLIT_KEYS}, **_conversation(turns)}
         elif isinstance(record.get("paragraphs"), list):
             yield from _questions(place, record["paragraphs"])
         else:
             yield place, record
+
+
+def _lowered(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(key).lower(): value for key, value in record.items()}
 
 
 def _conversation(turns: Sequence[Any]) -> dict[str, str]:
@@ -60,7 +66,7 @@ def _questions(place: str, paragraphs: Sequence[Any]) -> Iterator[Record]:
         asked = paragraph.get("qas") if isinstance(paragraph, Mapping) else None
         for question in asked if isinstance(asked, list) else [None]:
             number += 1
-            record = {"context": paragraph.get("context"), **question} if isinstance(question, Mapping) else question
+            record = {"context": paragraph.get("context"), **_lowered(question)} if isinstance(question, Mapping) else question
             yield f"{place}, question {number}", record
 
 

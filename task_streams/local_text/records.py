@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -57,6 +58,11 @@ class Content:
     name: str
     text: str
     remarks: tuple[str, ...] = ()
+
+    @cached_property
+    def listed(self) -> list[tuple[str, Any]] | None:
+        """The records of an object with a list of them under `data`; None where the text is anything else."""
+        return nested.under_data(self.name, self.text)
 
     @property
     def lines(self) -> list[str]:
@@ -326,8 +332,8 @@ def table_rows(content: Content, records: Sequence[tuple[int, list[str]]], colum
 
 def records(content: Content) -> list[tuple[str, Any]]:
     """The records of a JSON list, by itself or under `data`, or of lines of JSON, each with its place; a line that is no JSON is None."""
-    if (listed := nested.under_data(content.name, content.text)) is not None:
-        return listed
+    if content.listed is not None:
+        return content.listed
     if content.text.lstrip()[:1] == "[":
         loaded = parsed(content)
         return [(f"{content.name}: record {number}", record) for number, record in enumerate(loaded, 1)]
@@ -351,11 +357,6 @@ def parsed(content: Content) -> Any:
         raise Unreadable("is no JSON that can be read (nested too deep)") from None
 
 
-def _lowered(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with the names of its fields in small letters."""
-    return {str(key).lower(): value for key, value in record.items()}
-
-
 class Fields(NamedTuple):
     """Which fields of records are text, which the answer, most wanted first, and which are neither."""
 
@@ -366,15 +367,14 @@ class Fields(NamedTuple):
 
 def fields_of(found: Sequence[tuple[str, Any]], named: Named = NOTHING_SAID) -> Fields:
     """By what the user says, or their names; where none is known for the answer or the text, by what they hold, as with columns."""
-    lowered = [_lowered(record) for _, record in found if isinstance(record, Mapping)]
-    names = list(dict.fromkeys(name for record in lowered for name in record))
+    objects = [record for _, record in found if isinstance(record, Mapping)]
+    names = list(dict.fromkeys(name for record in objects for name in record))
     if missing := named.missing_in(names):
         raise Unreadable(f"has no field '{missing}'; it has {', '.join(names) or 'none'}")
-    texts = [key for key in (*CONTEXT_KEYS, *TEXT_KEYS) if key in names and _is_mostly_text([record.get(key) for record in lowered])]
-    answers = [key for key in ANSWER_KEYS if key in names]
-    answers = [named.answer] if named.answer else [key for key in answers if key not in named.texts]
-    texts = list(named.texts) or [key for key in texts if key != named.answer]
-    held = {name: [str(record[name]) for record in lowered if isinstance(record.get(name), str | int)] for name in names}
+    known = [key for key in (*CONTEXT_KEYS, *TEXT_KEYS) if key in names and _is_mostly_text([record.get(key) for record in objects])]
+    texts = list(named.texts) or [key for key in known if key != named.answer]
+    answers = [named.answer] if named.answer else [key for key in ANSWER_KEYS if key in names and key not in named.texts]
+    held = {name: [str(record[name]) for record in objects if isinstance(record.get(name), str | int)] for name in names}
     if not answers and (guessed := fewest({name: held[name] for name in names if name not in texts})) is not None:
         answers = [guessed]
     if not texts:
@@ -391,9 +391,9 @@ def _is_mostly_text(values: Sequence[Any]) -> bool:
 
 def records_by_split(found: Sequence[tuple[str, Any]]) -> dict[str, list[tuple[str, Any]]] | None:
     """Records by the split that a field of each names; None where none does."""
-    lowered = [_lowered(record) for _, record in found if isinstance(record, Mapping)]
-    names = [key for key in SPLIT_KEYS if len(lowered) == len(found) and all(isinstance(record.get(key), str) for record in lowered)]
-    return parted(found, [record[names[0]] for record in lowered]) if names else None
+    objects = [record for _, record in found if isinstance(record, Mapping)]
+    names = [key for key in SPLIT_KEYS if len(objects) == len(found) and all(isinstance(record.get(key), str) for record in objects)]
+    return parted(found, [record[names[0]] for record in objects]) if names else None
 
 
 def table_by_split(records: Sequence[tuple[int, list[str]]]) -> dict[str, list[tuple[int, list[str]]]] | None:
@@ -407,8 +407,11 @@ def table_by_split(records: Sequence[tuple[int, list[str]]]) -> dict[str, list[t
 
 def several_answers(found: Iterable[Sequence[tuple[str, Any]]], fields: Fields) -> int:
     """How many records give more than one answer."""
-    lowered = (_lowered(record) for listed in found for _, record in listed if isinstance(record, Mapping))
-    return sum(len(nested.answers_of(next((record[key] for key in fields.answers if key in record), None))) > 1 for record in lowered)
+    return sum(len(_answers(record, fields)) > 1 for listed in found for _, record in listed if isinstance(record, Mapping))
+
+
+def _answers(record: Mapping[str, Any], fields: Fields) -> list[Any]:
+    return nested.answers_of(next((record[key] for key in fields.answers if key in record), None))
 
 
 def record_rows(found: Sequence[tuple[str, Any]], fields: Fields) -> Rows:
@@ -423,11 +426,10 @@ def record_rows(found: Sequence[tuple[str, Any]], fields: Fields) -> Rows:
 
 
 def _record(record: Mapping[str, Any], place: str, fields: Fields) -> Row | Broken:
-    names = _lowered(record)
-    answer = next(iter(nested.answers_of(next((names[key] for key in fields.answers if key in names), None))), "")
-    texts = [names[key] for key in fields.texts if names.get(key) is not None]
+    answer = next(iter(_answers(record, fields)), "")
+    texts = [record[key] for key in fields.texts if record.get(key) is not None]
     if answer is None or not texts:
-        return Broken(f"no {'answer' if texts else 'text'} among {', '.join(sorted(names))}" if names else "no answer and no text", place)
+        return Broken(f"no {'answer' if texts else 'text'} among {', '.join(sorted(record))}" if record else "no answer and no text", place)
     if isinstance(answer, float) and answer.is_integer():
         answer = int(answer)
     if not isinstance(answer, str | int):
