@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,16 @@ class Output:
         for row in [list(columns), *cells]:
             padded = [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, width, right, strict=True)]
             self.result("  ".join(padded).rstrip())
+
+    def measured(self, table: Table) -> None:
+        """A table of rich's, with what stands above and below it."""
+        if self.terminal:
+            self.console.print(table)
+            return
+        rows = zip(*(list(column.cells) for column in table.columns), strict=True)
+        self.table([str(column.header) for column in table.columns], rows, title=str(table.title or ""))
+        if table.caption:
+            self.result(str(table.caption))
 
     def heading(self, text: str) -> None:
         """A line above a table."""

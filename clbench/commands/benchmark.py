@@ -45,13 +45,8 @@ def execute(arguments: argparse.Namespace, out: Output) -> int:
     heard = {"say": out.say} if not arguments.json and "say" in inspect.signature(measure).parameters else {}
     result = measure(**heard)
     table = getattr(result, "table", None)
-    if callable(table) and out.terminal and not arguments.json:
-        out.console.print(table())
-    elif callable(table) and not arguments.json:
-        shown: Any = table()
-        out.table(
-            [str(c.header) for c in shown.columns], zip(*(list(c.cells) for c in shown.columns), strict=True), title=str(shown.title or "")
-        )
+    if callable(table) and not arguments.json:
+        out.measured(table())
     else:
         out.json(_plain(result))
     return 0 if getattr(result, "fulfilled", True) else TOO_SLOW

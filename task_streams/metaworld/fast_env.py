@@ -41,7 +41,7 @@ MAX_STEPS = 500
 """Steps after which Meta-World ends an episode."""
 
 _SUFFIX = "-v3"
-PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
+PHYSICS = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 _MOCAP_QUATERNION = np.array([1.0, 0.0, 1.0, 0.0])
 
 

@@ -31,7 +31,6 @@ from clbench.errors import UserError
 from .cache import cache_folder
 
 Array = NDArray[np.float64]
-Addresses = NDArray[np.uintp]
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O2", "-shared", "-fPIC")
 
@@ -87,25 +86,22 @@ def available() -> bool:
     return _loaded() is not None
 
 
-class _Share(ctypes.Structure):
+class _Simulator(ctypes.Structure):
+    """A thread's simulator, as `step.c` has it."""
+
     _fields_ = (
-        ("step", ctypes.c_void_p),
-        ("settle", ctypes.c_void_p),
-        ("model", ctypes.c_void_p),
-        ("body_pos", ctypes.c_void_p),
-        ("site_pos", ctypes.c_void_p),
-        ("body_bytes", ctypes.c_long),
-        ("site_bytes", ctypes.c_long),
-        ("substeps", ctypes.c_long),
-        ("pieces", ctypes.c_long),
-        ("width", ctypes.c_long),
+        *((name, ctypes.c_void_p) for name in ("step", "settle", "set_state", "get_state", "model", "data")),
+        *((name, ctypes.c_void_p) for name in ("body_pos", "site_pos", "hand", "control", "sources", "lengths")),
+        *((name, ctypes.c_long) for name in ("body_bytes", "site_bytes", "substeps", "pieces", "width", "size")),
+        ("what", ctypes.c_uint),
     )
 
 
 class Stepper:
-    """Steps the environments of one task, whose simulators and arrays stay where they are.
+    """Steps the environments of one task in the threads' simulators, where the arrays stay where they are.
 
-    `pieces`: for each environment the arrays (in the simulator, contiguous) that are copied, one behind the other, to its row of `out`.
+    `pieces`: for each thread the arrays (in its simulator, contiguous) that are copied, one behind the other, to an environment's row of
+    `out` (N, .). `states` (N, .): what the simulator knows of each environment, as `mj_getState` gives it of the kind `what`.
     """
 
     def __init__(
@@ -113,65 +109,63 @@ class Stepper:
         models: Sequence[mujoco.MjModel],
         data: Sequence[mujoco.MjData],
         pieces: Sequence[Sequence[Array]],
+        states: Array,
         out: Array,
         *,
+        what: int,
         exact: bool,
         substeps: int,
     ) -> None:
         engine = ctypes.CDLL(str(next(Path(mujoco.__file__).parent.glob("libmujoco*"))))  # the one that Python's bindings use
         settle = engine.mj_forward if exact else engine.mj_kinematics
+        calls = [ctypes.cast(call, ctypes.c_void_p) for call in (engine.mj_step, settle, engine.mj_setState, engine.mj_getState)]
         self._step = _loaded().clbench_step
         self._step.restype = None
-        self._kept = (models, data, pieces, out)  # alive as long as their addresses are used
-        self._out = out.ctypes.data
         lengths = [piece.size for piece in pieces[0]]
         assert sum(lengths) == out.shape[1] and all(piece.flags.c_contiguous for row in pieces for piece in row)
-        self._shares = [
-            _Share(
-                ctypes.cast(engine.mj_step, ctypes.c_void_p),
-                ctypes.cast(settle, ctypes.c_void_p),
-                model._address,
-                model.body_pos.ctypes.data,
-                model.site_pos.ctypes.data,
-                model.body_pos.nbytes,
-                model.site_pos.nbytes,
-                substeps,
-                len(lengths),
-                out.shape[1],
-            )
-            for model in models
-        ]
+        assert states.flags.c_contiguous and out.flags.c_contiguous
         self._lengths = np.array(lengths, dtype=np.int64)
         self._sources = np.array([[piece.ctypes.data for piece in row] for row in pieces], dtype=np.uintp)
-        self._data = np.array([one._address for one in data], dtype=np.uintp)
-        self._hand = np.array([one.mocap_pos.ctypes.data for one in data], dtype=np.uintp)
-        self._control = np.array([one.ctrl.ctypes.data for one in data], dtype=np.uintp)
-        self.placed = np.full(len(data), -1, dtype=np.int64)  # (N,) the number of the position that each environment stands at
-        self._body_pos, self._site_pos = np.zeros(len(data), dtype=np.uintp), np.zeros(len(data), dtype=np.uintp)
+        self._kept = (models, data, pieces, states, out)  # alive as long as their addresses are used
+        self._simulators = [
+            _Simulator(
+                *calls,
+                model._address,
+                one._address,
+                *(array.ctypes.data for array in (model.body_pos, model.site_pos, one.mocap_pos, one.ctrl, sources, self._lengths)),
+                *(model.body_pos.nbytes, model.site_pos.nbytes, substeps, len(lengths), out.shape[1], states.shape[1]),
+                what,
+            )
+            for model, one, sources in zip(models, data, self._sources, strict=True)
+        ]
+        self._states, self._out, count = states.ctypes.data, out.ctypes.data, len(states)
+        self.placed = np.full(count, -1, dtype=np.int64)  # (N,) the number of the position that each environment stands at
+        self._body_pos, self._site_pos = np.zeros(count, dtype=np.uintp), np.zeros(count, dtype=np.uintp)
+        self._next = ctypes.c_long(count)
 
     def place(self, n: int, number: int, body_pos: Array, site_pos: Array) -> None:
         """Environment n stands at position `number`, with the model's positions `body_pos` and `site_pos`, which stay where they are."""
         assert body_pos.flags.c_contiguous and site_pos.flags.c_contiguous
         self.placed[n], self._body_pos[n], self._site_pos[n] = number, body_pos.ctypes.data, site_pos.ctypes.data
 
+    def prepare(self) -> None:
+        """Before the threads step: all environments are still to be stepped."""
+        self._next.value = 0
+
     def step(self, thread: int, mocap: Array, grip: Array, active: NDArray[np.bool_] | None = None) -> None:
-        """Step environments thread, thread + threads, ... of those that `active` (N,) marks; mocap (N, 3), grip (N, 2)."""
-        arrays = (
-            self._data,
-            self.placed,
-            self._body_pos,
-            self._site_pos,
-            self._hand,
-            self._control,
-            mocap,
-            grip,
-            self._sources,
-            self._lengths,
+        """Step those that no thread has begun, of those that `active` (N,) marks; mocap (N, 3), grip (N, 2)."""
+        pointers = [
+            self._states,
+            *(array.ctypes.data for array in (self.placed, self._body_pos, self._site_pos, mocap, grip)),
+            self._out,
+        ]
+        self._step(
+            ctypes.byref(self._simulators[thread]),
+            ctypes.byref(self._next),
+            ctypes.c_long(len(self.placed)),
+            ctypes.c_void_p(None if active is None else active.ctypes.data),
+            *map(ctypes.c_void_p, pointers),
         )
-        marks = ctypes.c_void_p(None if active is None else active.ctypes.data)
-        pointers = (ctypes.c_void_p(array.ctypes.data) for array in arrays)
-        counts = (ctypes.c_long(number) for number in (thread, len(self._shares), len(self._data)))
-        self._step(ctypes.byref(self._shares[thread]), *counts, marks, *pointers, ctypes.c_void_p(self._out))
 
 
 def main() -> None:

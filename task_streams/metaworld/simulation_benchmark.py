@@ -32,7 +32,7 @@ from . import native
 from .benchmark import CW10, PlainEpisodes
 from .cores import cores
 from .expert import expert_policy
-from .fast_env import ACTION_SIZE, Shared, make_env
+from .fast_env import ACTION_SIZE, PHYSICS, Shared, make_env
 from .goals import goals
 from .task_groups import SUBSTEPS, Arrays
 from .vector_env import VectorMetaWorld
@@ -263,17 +263,18 @@ def _physics(vector: VectorMetaWorld, tape: NDArray[np.float32], pool: ThreadPoo
             group.prepare(tape[info["position"], step])
             moves[:, step], grips[:, step] = group._mocap, group._grip
         began = time.perf_counter()
-        list(pool.map(partial(_play, group, moves, grips), range(len(group.shares))))
+        list(pool.map(partial(_play, group, moves, grips), range(len(group._models))))
         taken += time.perf_counter() - began
     return vector.num_envs * episodes * HORIZON / taken
 
 
 def _play(group: Arrays, moves: Array, grips: Array, thread: int) -> None:
-    model, (body_pos, site_pos) = group._models[thread], group._model_views[thread]
-    for n in group.shares[thread]:
-        beginning, data, (hand, control) = group._open[n], group._data[n], group._control[n]
+    model, data, (body_pos, site_pos, hand, control) = group._models[thread], group._data[thread], group._views[thread]
+    for n in range(thread, len(moves), len(group._models)):
+        beginning = group._open[n]
         assert beginning is not None
         body_pos[:], site_pos[:] = beginning.body_pos, beginning.site_pos
+        mujoco.mj_setState(model, data, beginning.physics, PHYSICS)
         for move, grip in zip(moves[n], grips[n], strict=True):
             hand[0], control[:] = move, grip
             mujoco.mj_step(model, data, SUBSTEPS)

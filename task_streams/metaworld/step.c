@@ -1,41 +1,50 @@
-/* The steps of a thread's environments, without Python in between: what `_Arrays.simulate` in vector_env.py does, call by call.
+/* A thread's steps without Python in between: what `Arrays._steps` in task_groups.py does, call by call.
 
    No header of MuJoCo is needed: functions and arrays come as addresses. Shape letters: N environments, K pieces of an observation. */
 
+#include <stdatomic.h>
 #include <string.h>
 
 typedef void (*advance)(void *model, void *data);
+typedef void (*put)(void *model, void *data, const double *state, unsigned int what);
+typedef void (*take)(void *model, void *data, double *state, unsigned int what);
 
-struct share {
-  advance step, settle;         /* mj_step; mj_forward, or mj_kinematics where only positions are wanted */
-  void *model;                  /* of this thread */
-  double *body_pos, *site_pos;  /* in it */
-  long body_bytes, site_bytes;
-  long substeps, pieces, width;
+struct simulator { /* of one thread */
+  advance step, settle; /* mj_step; mj_forward, or mj_kinematics where only positions are wanted */
+  put set_state;        /* mj_setState */
+  take get_state;       /* mj_getState */
+  void *model, *data;
+  double *body_pos, *site_pos; /* in the model */
+  double *hand, *control;      /* in the data: where the hand is drawn to (3), and the fingers' motors (2) */
+  const double *const *sources; /* (K): what is copied after a step, each `lengths` (K) numbers */
+  const long *lengths;
+  long body_bytes, site_bytes, substeps, pieces, width, size;
+  unsigned int what; /* the state is made of */
 };
 
-/* Environments first, first + stride, ... below count, where active (N), if there is one, is not 0. data (N); placed (N): whose positions the model must have, beside body_pos and
-   site_pos (N) of these; hand and control (N): addresses in the simulator's data; mocap (N, 3), grip (N, 2): what goes there;
-   sources (N, K), lengths (K): what is copied to out (N, width) afterwards. */
-void clbench_step(const struct share *share, long first, long stride, long count, const unsigned char *active, void *const *data,
-                  const long *placed, double *const *body_pos, double *const *site_pos, double *const *hand, double *const *control, const double *mocap,
-                  const double *grip, const double *const *sources, const long *lengths, double *out) {
+/* Environments as `next` hands them out, each to one thread, below count, where active (N), if there is one, is not 0. state (N, size);
+   placed (N): whose positions the model must have, beside body_pos and site_pos (N) of these; mocap (N, 3), grip (N, 2): what goes to
+   hand and control; out (N, width): what is seen afterwards. */
+void clbench_step(const struct simulator *one, atomic_long *next, long count, const unsigned char *active, double *state, const long *placed,
+                  double *const *body_pos, double *const *site_pos, const double *mocap, const double *grip, double *out) {
   long there = -1;
-  for (long n = first; n < count; n += stride) {
+  for (long n = atomic_fetch_add(next, 1); n < count; n = atomic_fetch_add(next, 1)) {
     if (active && !active[n]) continue;
     if (placed[n] != there) {
-      memcpy(share->body_pos, body_pos[n], (size_t)share->body_bytes);
-      memcpy(share->site_pos, site_pos[n], (size_t)share->site_bytes);
+      memcpy(one->body_pos, body_pos[n], (size_t)one->body_bytes);
+      memcpy(one->site_pos, site_pos[n], (size_t)one->site_bytes);
       there = placed[n];
     }
-    memcpy(hand[n], mocap + 3 * n, 3 * sizeof(double));
-    memcpy(control[n], grip + 2 * n, 2 * sizeof(double));
-    for (long k = 0; k < share->substeps; k++) share->step(share->model, data[n]);
-    share->settle(share->model, data[n]);
-    double *to = out + n * share->width;
-    for (long k = 0; k < share->pieces; k++) {
-      memcpy(to, sources[n * share->pieces + k], (size_t)lengths[k] * sizeof(double));
-      to += lengths[k];
+    one->set_state(one->model, one->data, state + n * one->size, one->what);
+    memcpy(one->hand, mocap + 3 * n, 3 * sizeof(double));
+    memcpy(one->control, grip + 2 * n, 2 * sizeof(double));
+    for (long k = 0; k < one->substeps; k++) one->step(one->model, one->data);
+    one->settle(one->model, one->data);
+    one->get_state(one->model, one->data, state + n * one->size, one->what);
+    double *to = out + n * one->width;
+    for (long k = 0; k < one->pieces; k++) {
+      memcpy(to, one->sources[k], (size_t)one->lengths[k] * sizeof(double));
+      to += one->lengths[k];
     }
   }
 }

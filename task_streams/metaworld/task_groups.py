@@ -1,13 +1,14 @@
 """The environments of one Meta-World task, stepped together: as arrays on threads where the task allows it, else one after another.
 
-What is in memory: each thread has one compiled model for each task (20 MB), an environment only its simulator's data (a megabyte) and the
-positions that tasks change. Shape letters: n environments, O = 39, A = 4.
+What is in memory: each thread has one compiled model (20 MB) and one simulator (a megabyte) for each task, an environment only its state
+(two kilobytes), which is put into the simulator of whichever thread steps it. So a simulator stays in the processor's cache from one
+environment to the next, and no thread waits while another has more to do. Shape letters: n environments, O = 39, A = 4.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import native
-from .fast_env import ACTION_SIZE, OBSERVATION_SIZE, PHYSICS, FastSawyer, Live, Shared, make_env, physics_of
+from .fast_env import ACTION_SIZE, OBSERVATION_SIZE, PHYSICS, FastSawyer, Live, Shared, make_env
 from .vector_tasks import COMMON, VECTOR_TASKS, Moment, Scene, VectorTask, length
 
 Array = NDArray[np.float64]
@@ -37,12 +38,10 @@ _KINDS = {
 
 
 def on_threads(pool: ThreadPoolExecutor | None, threads: int, share: Callable[[int], None]) -> None:
-    """Call share(thread) for every thread and wait for all, also where one fails or the wait is interrupted."""
-    if pool is None:
-        share(0)
-        return
-    running = [pool.submit(share, thread) for thread in range(threads)]
+    """Call share(thread) for every thread, of which this is the first, and wait for all, also where one fails or is interrupted."""
+    running = [] if pool is None else [pool.submit(share, thread) for thread in range(1, threads)]
     try:
+        share(0)
         for one in running:
             one.result()
     finally:
@@ -52,10 +51,9 @@ def on_threads(pool: ThreadPoolExecutor | None, threads: int, share: Callable[[i
 class Group:
     """The environments `rows` of one task."""
 
-    def __init__(self, name: str, rows: Integer, mode: str, threads: int) -> None:
-        self.name, self.rows, self.mode = name, rows, mode
+    def __init__(self, name: str, rows: Integer) -> None:
+        self.name, self.rows = name, rows
         self.observation = np.zeros((len(rows), OBSERVATION_SIZE))
-        self.shares = [range(thread, len(rows), threads) for thread in range(threads)]
 
     def begin(self, n: int, position: Array) -> None:
         """Put environment n at the beginning of an episode at `position` (3 to 6 numbers)."""
@@ -66,7 +64,7 @@ class Group:
         raise NotImplementedError
 
     def simulate(self, thread: int) -> None:
-        """Step the share of a thread."""
+        """What `thread` does of a step: it takes one environment after another that no other has taken."""
         raise NotImplementedError
 
     def observe(self, actions: NDArray[np.floating[Any]]) -> tuple[Array, Bool]:
@@ -98,21 +96,23 @@ class Arrays(Group):
     """Stepped by threads, observed and rewarded as arrays."""
 
     def __init__(self, name: str, rows: Integer, mode: str, threads: int, *, helper: bool, settling: FastSawyer | None = None) -> None:
-        super().__init__(name, rows, mode, threads)
+        super().__init__(name, rows)
         self._task: VectorTask = VECTOR_TASKS[name]
+        self._exact = mode == "exact"
         self.settling = make_env(name, Shared()) if settling is None else settling  # knows how episodes begin
         model = self.settling.model
         self._low, self._high = self.settling._observation_bounds
         self._mocap_low, self._mocap_high = self.settling.mocap_low, self.settling.mocap_high
         self._scale = self.settling.action_scale
-        self._models = [copy.copy(model) for share in self.shares if share]
-        self._model_views = [(m.body_pos, m.site_pos) for m in self._models]
         count = len(rows)
-        self._data = [mujoco.MjData(self._models[n % threads]) for n in range(count)]
-        self._control = [(data.mocap_pos, data.ctrl) for data in self._data]
+        self._models = [copy.copy(model) for _ in range(min(threads, count))]
+        self._data = [mujoco.MjData(model) for model in self._models]
+        self._views = [(m.body_pos, m.site_pos, d.mocap_pos, d.ctrl) for m, d in zip(self._models, self._data, strict=True)]
+        self._states = np.zeros((count, mujoco.mj_stateSize(model, PHYSICS)))
         self._beginnings: dict[bytes, Beginning] = {}
         self._open: list[Beginning | None] = [None] * count
         self._active: Bool | None = None
+        self._waiting: Iterator[int] = iter(())  # threads share it; numbers come out of it once, as Python's lock is held meanwhile
         self._mocap, self._grip = np.zeros((count, 3)), np.zeros((count, 2))
         self._previous = np.zeros((count, 18))
         self._constants = {constant: np.zeros((count, 3)) for constant in self._task.constants}
@@ -121,8 +121,10 @@ class Arrays(Group):
 
     def _native(self) -> native.Stepper:
         """The compiled helper over this group's simulators."""
-        pieces = [[piece for source, numbers, _ in row for piece in _rows_of(source, numbers)] for row in self._sources]
-        return native.Stepper(self._models, self._data, pieces, self._gathered, exact=self.mode == "exact", substeps=SUBSTEPS)
+        pieces = [[piece for source, numbers in row for piece in _rows_of(source, numbers)] for row in self._sources]
+        return native.Stepper(
+            self._models, self._data, pieces, self._states, self._gathered, what=PHYSICS, exact=self._exact, substeps=SUBSTEPS
+        )
 
     def _gather(self, model: mujoco.MjModel) -> None:
         """Lay out one row of numbers for each environment, array by array of the simulator, and where each name stands in it."""
@@ -144,28 +146,28 @@ class Arrays(Group):
             pieces.append((array, np.array(numbers), slice(first, end)))
         self._gathered = np.zeros((len(self.rows), end))
         self._scene = Scene({name: self._gathered[:, columns[name]] for name in columns})
-        self._sources = []
-        for n, data in enumerate(self._data):
-            row = self._gathered[n]
-            self._sources.append(
-                [
-                    (getattr(data, array), numbers, row[place] if array == "qpos" else row[place].reshape(len(numbers), -1))
-                    for array, numbers, place in pieces
-                ]
-            )
+        self._sources = [[(getattr(data, array), numbers) for array, numbers, _ in pieces] for data in self._data]
+        self._places = [
+            [row[place] if array == "qpos" else row[place].reshape(len(numbers), -1) for array, numbers, place in pieces]
+            for row in self._gathered
+        ]
 
     def begin(self, n: int, position: Array) -> None:
         beginning = self._begin_at(position)
-        data = self._data[n]
-        mujoco.mj_setState(self._models[n % len(self.shares)], data, beginning.physics, PHYSICS)
         self._open[n] = beginning
         if self._stepper is not None:
             self._stepper.place(n, beginning.number, beginning.body_pos, beginning.site_pos)
-        self._mocap[n] = data.mocap_pos[0]
+        self._put(n, beginning.physics)
         self._previous[n] = beginning.previous
         for name, values in self._constants.items():
             values[n] = beginning.constants[name]
         self.observation[n] = beginning.observation
+
+    def _put(self, n: int, physics: Array) -> None:
+        """Environment n is in the state `physics`."""
+        self._states[n] = physics
+        mujoco.mj_setState(self._models[0], self._data[0], self._states[n], PHYSICS)
+        self._mocap[n] = self._data[0].mocap_pos[0]
 
     def _begin_at(self, position: Array) -> Beginning:
         key = position.tobytes()
@@ -181,32 +183,39 @@ class Arrays(Group):
         self._mocap = moved if active is None else np.where(active[:, None], moved, self._mocap)
         self._active = active
         self._grip[:, 0], self._grip[:, 1] = actions[:, 3], -actions[:, 3]
+        if self._stepper is not None:
+            self._stepper.prepare()
+        else:
+            self._waiting = iter(range(len(self.rows)) if active is None else np.flatnonzero(active).tolist())
 
     def simulate(self, thread: int) -> None:
-        if not self.shares[thread]:
+        if thread >= len(self._models):
             return
         if self._stepper is not None:
             self._stepper.step(thread, self._mocap, self._grip, self._active)
-            return
-        model, (body_pos, site_pos) = self._models[thread], self._model_views[thread]
-        exact, mocap, grip = self.mode == "exact", self._mocap, self._grip
+        else:
+            self._steps(thread)
+
+    def _steps(self, thread: int) -> None:
+        """What the compiled helper does."""
+        model, data, (body_pos, site_pos, hand, control) = self._models[thread], self._data[thread], self._views[thread]
+        settle = mujoco.mj_forward if self._exact else mujoco.mj_kinematics  # the former changes the solver's warm start: the last bits
+        sources, mocap, grip = self._sources[thread], self._mocap, self._grip
         placed = None
-        share = self.shares[thread]
-        for n in share if self._active is None else [n for n in share if self._active[n]]:
-            data, beginning, (hand, control) = self._data[n], self._open[n], self._control[n]
+        for n in self._waiting:
+            beginning, state = self._open[n], self._states[n]
             if beginning is not placed:
                 assert beginning is not None
                 body_pos[:], site_pos[:] = beginning.body_pos, beginning.site_pos
                 placed = beginning
+            mujoco.mj_setState(model, data, state, PHYSICS)
             hand[0] = mocap[n]
             control[:] = grip[n]
             mujoco.mj_step(model, data, SUBSTEPS)
-            if exact:
-                mujoco.mj_forward(model, data)  # changes the solver's warm start, and so the last bits of the next step
-            else:
-                mujoco.mj_kinematics(model, data)
-            for source, numbers, out in self._sources[n]:
-                source.take(numbers, 0, out, "clip")
+            settle(model, data)
+            mujoco.mj_getState(model, data, state, PHYSICS)
+            for (source, numbers), place in zip(sources, self._places[n], strict=True):
+                source.take(numbers, 0, place, "clip")
 
     def observe(self, actions: NDArray[np.floating[Any]]) -> tuple[Array, Bool]:
         scene = self._scene
@@ -223,14 +232,12 @@ class Arrays(Group):
         return self._task.outcome(Moment(scene, self._constants, self.observation, actions[:, 3]))
 
     def state_dict(self) -> dict[str, Any]:
-        physics = [physics_of(self._models[n % len(self.shares)], data) for n, data in enumerate(self._data)]
-        return {"physics": np.array(physics), "previous": self._previous.copy(), "observation": self.observation.copy()}
+        return {"physics": self._states.copy(), "previous": self._previous.copy(), "observation": self.observation.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any], positions: Sequence[Array]) -> None:
         for n, position in enumerate(positions):
             self.begin(n, position)
-            mujoco.mj_setState(self._models[n % len(self.shares)], self._data[n], np.array(state["physics"][n]), PHYSICS)
-            self._mocap[n] = self._data[n].mocap_pos[0]
+            self._put(n, state["physics"][n])
         self._previous, self.observation = np.array(state["previous"]), np.array(state["observation"])
 
 
@@ -242,8 +249,8 @@ def _rows_of(source: Array, numbers: Integer) -> list[Array]:
 class Singles(Group):
     """Stepped one after another by `fast_env`, all by the first thread: their Python holds the lock."""
 
-    def __init__(self, name: str, rows: Integer, mode: str, threads: int) -> None:
-        super().__init__(name, rows, mode, threads)
+    def __init__(self, name: str, rows: Integer) -> None:
+        super().__init__(name, rows)
         shared = Shared()
         self._envs = [make_env(name, shared) for _ in rows]
         self._reward, self._success = np.zeros(len(rows)), np.zeros(len(rows), dtype=bool)

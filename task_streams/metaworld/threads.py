@@ -19,7 +19,7 @@ class Threads:
     def __init__(self, count: int) -> None:
         self.block = Block(bytearray(BYTES))
         self._threads = count
-        self._pool = ThreadPoolExecutor(count, "clbench-evaluation") if count > 1 else None
+        self._pool = ThreadPoolExecutor(count - 1, "clbench-evaluation") if count > 1 else None
         self._kept: OrderedDict[str, Arrays] = OrderedDict()
         self._group: Arrays | None = None
         self._count = 0

@@ -4,8 +4,9 @@
 simulator releases Python's lock) and observed and rewarded as arrays; the other tasks of Meta-World are stepped by `fast_env`, one
 environment after another, behind the same interface. Observations equal the reference bit for bit, rewards to 1e-12.
 
-What is in memory: each thread has one compiled model for each task (20 MB), an environment only its simulator's data and the positions
-that tasks change. An episode begins from a remembered state, so that a reset costs no simulation; the first one at a position does.
+What is in memory: each thread has one compiled model for each task (20 MB) and one simulator, an environment only its state (two
+kilobytes), which goes into the simulator of whichever thread is free. An episode begins from a remembered state, so that a reset costs no
+simulation; the first one at a position does.
 Source: metaworld 3.1.1, `sawyer_xyz_env.py`; specification fast_metaworld.md, sections 2 and 6.
 Shape letters: B environments, O = 39, A = 4.
 """
@@ -74,7 +75,7 @@ class VectorMetaWorld(gymnasium.vector.VectorEnv[Array, Array, Array]):
             raise UserError(f"VectorMetaWorld: helper must be auto or off, got '{helper}'")
         self.tasks, self.num_envs, self.horizon, self.mode = tuple(names), len(names), horizon, mode
         self.threads = threads or cores()
-        self._pool = ThreadPoolExecutor(self.threads, "clbench-metaworld") if self.threads > 1 else None
+        self._pool = ThreadPoolExecutor(self.threads - 1, "clbench-metaworld") if self.threads > 1 else None
         given = {} if positions is None else positions
         self._groups: list[Group] = []
         self._positions: dict[str, Array] = {}
@@ -84,7 +85,7 @@ class VectorMetaWorld(gymnasium.vector.VectorEnv[Array, Array, Array]):
             if name in VECTOR_TASKS:
                 self._groups.append(Arrays(name, rows, mode, self.threads, helper=helper == "auto" and native.available()))
             else:
-                self._groups.append(Singles(name, rows, mode, self.threads))
+                self._groups.append(Singles(name, rows))
         low = np.full(OBSERVATION_SIZE, -np.inf)
         self.single_observation_space = gymnasium.spaces.Box(low, -low, dtype=np.float64)
         self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), dtype=np.float32)
@@ -189,11 +190,11 @@ class VectorMetaWorld(gymnasium.vector.VectorEnv[Array, Array, Array]):
         self._steps[rows] = 0
 
     def _simulate(self, actions: Array) -> None:
-        """Let all threads step their share of every group."""
+        """Let all threads step every group, each the environments that it comes to first."""
         for group in self._groups:
             group.prepare(actions[group.rows])
-        on_threads(self._pool, self.threads, self._share)
+        on_threads(self._pool, self.threads, self._steps_of)
 
-    def _share(self, thread: int) -> None:
+    def _steps_of(self, thread: int) -> None:
         for group in self._groups:
             group.simulate(thread)

@@ -90,7 +90,12 @@ class VectorTask:
     quantities: Mapping[str, Quantity]
     constants: tuple[str, ...]
     objects: Callable[[Scene], Array]
-    outcome: Callable[[Moment], Outcome]
+    rewards: Callable[[Moment], Outcome]
+
+    def outcome(self, moment: Moment) -> Outcome:
+        """Rewards and success; what the formulas divide by 0 is replaced by them afterwards."""
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return self.rewards(moment)
 
 
 # ---- reward_utils
@@ -102,22 +107,21 @@ def length(v: Array) -> Array:
 
 
 def tolerance(x: Array, lower: float, upper: float, margin: Array | float, shape: str = "long_tail") -> Array:
-    """1 within the bounds, falling to .1 at distance `margin`; 0 outside where that is 0."""
-    inside = (lower <= x) & (x <= upper)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        distance = np.where(x < lower, lower - x, x - upper) / margin
-        if shape == "long_tail":
-            value = 1 / ((distance * math.sqrt(1 / 0.1 - 1)) ** 2 + 1)
-        else:
-            value = np.exp(-0.5 * (distance * math.sqrt(-2 * math.log(0.1))) ** 2)
-    return np.where(inside, 1.0, np.where(np.equal(margin, 0), 0.0, value))
+    """1 within the bounds, falling to .1 at distance `margin`; 0 outside where that is 0. It divides by 0: see `VectorTask.outcome`."""
+    beyond = np.maximum(lower - x, x - upper)
+    distance = beyond / margin  # infinite where the margin is 0: both shapes are 0 there
+    if shape == "long_tail":
+        value = 1 / ((distance * math.sqrt(1 / 0.1 - 1)) ** 2 + 1)
+    else:
+        value = np.exp(-0.5 * (distance * math.sqrt(-2 * math.log(0.1))) ** 2)
+    return np.where(beyond <= 0, 1.0, value)
 
 
 def hamacher(a: Array, b: Array) -> Array:
-    """A b / (a + b - a b), 0 where both are 0."""
-    below = a + b - (a * b)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(below > 0, (a * b) / below, 0.0)
+    """A b / (a + b - a b), 0 where both are 0. It divides by 0: see `VectorTask.outcome`."""
+    above = a * b
+    below = a + b - above
+    return np.where(below > 0, above / below, 0.0)
 
 
 def caging(
@@ -125,13 +129,12 @@ def caging(
 ) -> Array:
     """How well the gripper holds what is at (B, 3): `SawyerXYZEnv._gripper_caging_reward`."""
     scene, start, hand = moment.scene, moment.constants["obj_init_pos"], moment.constants["init_tcp"]
-    sides = []
-    for pad in (scene["left_pad"][:, 1], scene["right_pad"][:, 1]):
-        margin = np.abs(np.abs(pad - start[:, 1]) - pad_threshold)
-        sides.append(tolerance(np.abs(pad - at[:, 1]), radius, pad_threshold, margin))
-    margin = length(start[:, _X_Z] - hand[:, _X_Z]) - x_z
-    flat = tolerance(length(scene.tcp[:, _X_Z] - at[:, _X_Z]), 0, x_z, margin)
-    cage = hamacher(hamacher(*sides), flat)
+    pads = np.stack([scene["left_pad"][:, 1], scene["right_pad"][:, 1]])  # (2, B)
+    margins = np.abs(np.abs(pads - start[:, 1]) - pad_threshold)
+    left, right = tolerance(np.abs(pads - at[:, 1]), radius, pad_threshold, margins)
+    margin = length((start - hand)[:, _X_Z]) - x_z
+    flat = tolerance(length((scene.tcp - at)[:, _X_Z]), 0, x_z, margin)
+    cage = hamacher(hamacher(left, right), flat)
     closed = np.minimum(np.maximum(moment.grip, 0), effort) / effort
     held = hamacher(cage, np.where(cage > 0.97, closed, 0.0))
     return (held + cage) / 2 if high_density else held
@@ -140,22 +143,32 @@ def caging(
 # ---- observations
 
 
+_BY_LARGEST = np.array([[0, 1, 2, 3], [4, 7, 8, 0], [7, 5, 9, 1], [8, 9, 6, 2]])
+"""Where x, y, z and w stand among the ten terms of `quaternions`, by which of trace and diagonal is the largest (the first of them)."""
+
+
 def quaternions(matrix: Array) -> Array:
     """(x, y, z, w) of rotations (B, 9), as scipy's `Rotation.from_matrix` gives them: `fast_env`'s formula for arrays."""
-    a, b, c, d, e, f, g, h, i = matrix.T
-    trace = a + e + i
-    by_trace = (trace >= a) & (trace >= e) & (trace >= i)
-    by_a = ~by_trace & (a >= e) & (a >= i)
-    by_e = ~by_trace & ~by_a & (e >= i)
-    cases = [by_trace, by_a, by_e]
-    x = np.select(cases, [h - f, 1 - trace + 2 * a, b + d], c + g)
-    y = np.select(cases, [c - g, d + b, 1 - trace + 2 * e], f + h)
-    z = np.select(cases, [d - b, g + c, h + f], 1 - trace + 2 * i)
-    w = np.select(cases, [1 + trace, h - f, c - g], d - b)
-    found = np.stack([x, y, z, w], axis=1) / np.sqrt(x * x + y * y + z * z + w * w)[:, None]
-    skew = np.maximum(np.maximum(np.abs(a * d + b * e + c * f), np.abs(a * g + b * h + c * i)), np.abs(d * g + e * h + f * i))
-    scale = np.maximum(np.maximum(np.abs(a * a + b * b + c * c - 1), np.abs(d * d + e * e + f * f - 1)), np.abs(g * g + h * h + i * i - 1))
-    for row in np.flatnonzero(~((skew < 1e-13) & (scale < 1e-9))):  # scipy makes these orthonormal first
+    entries = np.ascontiguousarray(matrix.T)  # (9, B), row after row of each rotation
+    diagonal = entries[::4]
+    trace = diagonal[0] + diagonal[1] + diagonal[2]
+    terms = np.concatenate(
+        [
+            entries[[7, 2, 3]] - entries[[5, 6, 1]],
+            (1 + trace)[None],
+            1 - trace + 2 * diagonal,
+            entries[[1, 2, 5]] + entries[[3, 6, 7]],
+        ]
+    )  # (10, B)
+    largest = np.concatenate([trace[None], diagonal]).argmax(0)
+    found = terms[_BY_LARGEST[largest], np.arange(len(matrix))[:, None]]
+    squares = found * found
+    found /= np.sqrt(squares[:, 0] + squares[:, 1] + squares[:, 2] + squares[:, 3])[:, None]
+    rows = entries.reshape(3, 3, -1)
+    products = rows[[0, 0, 1, 0, 1, 2]] * rows[[1, 2, 2, 0, 1, 2]]  # (6, 3, B): of each two rows, and of each with itself
+    products = products[:, 0] + products[:, 1] + products[:, 2]
+    orthonormal = (np.abs(products[:3]).max(0) < 1e-13) & (np.abs(products[3:] - 1).max(0) < 1e-9)
+    for row in np.flatnonzero(~orthonormal):  # scipy makes these orthonormal first
         found[row] = quaternion()(matrix[row].reshape(3, 3))
     return found
 

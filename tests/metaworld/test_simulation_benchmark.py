@@ -4,6 +4,7 @@ import math
 
 from rich.console import Console
 
+from clbench.output import Output
 from clbench.task_streams.metaworld.simulation_benchmark import Row, Simulation
 
 
@@ -29,6 +30,15 @@ def test_envpool_stands_below_where_it_was_measured() -> None:
     said = " ".join(text(Simulation(rows, 2)).split())
     assert "helper" not in said
     assert "exact over envpool, which draws its own positions: 4.00 (a 2.00, b 8.00)" in said
+
+
+def test_where_nobody_looks_on_the_lines_below_the_table_are_written_too(capsys) -> None:
+    """They were left out of redirected output."""
+    Output(quiet=True).measured(Simulation((Row("a", 400.0, 500.0, 100.0, 500.0, 200.0, 450.0),), 2).table())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("simulation: 64 environments on 2 threads") and lines[1].startswith("task")
+    assert lines[-4] == "with the helper, of physics (at least 0.75): 0.90 (a 0.90)"
+    assert lines[-1] == "with the helper, over envpool: 2.25 (a 2.25)"
 
 
 def test_the_compiled_helper_has_a_bar_of_its_own() -> None:

@@ -270,9 +270,8 @@ def test_rewards_equal_the_reference_wherever_the_object_is(task: str) -> None:
         _, info = ours.reset()
         plain.reset(info["position"])
         group, reference = ours._groups[0], plain.envs[0]
-        data, model = group._data[0], group._models[0]
-        group.simulate(0)  # puts the positions of this episode into the model, and derives what follows from a state
-        mujoco.mj_setState(model, data, group._open[0].physics, mujoco.mjtState.mjSTATE_INTEGRATION)
+        data, model, kind = group._data[0], group._models[0], mujoco.mjtState.mjSTATE_INTEGRATION
+        mujoco.mj_setState(model, data, group._states[0], kind)
         goal, qpos, qvel = reference._target_pos, reference.data.qpos.copy(), reference.data.qvel.copy()
         share = draws.uniform(0, 1.2)
         at = qpos[9:12] + share * (goal - qpos[9:12]) + draws.normal(0, [0.05, 0.05, 0.08])
@@ -280,6 +279,7 @@ def test_rewards_equal_the_reference_wherever_the_object_is(task: str) -> None:
         qvel[:] = 0
         reference.set_state(qpos, qvel)
         data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = qpos, qvel, reference.data.qacc_warmstart
+        mujoco.mj_getState(model, data, group._states[0], kind)
         actions = draws.uniform(-1, 1, (1, 4))
         observation, reward, _, _, info = ours.step(actions)
         theirs, their_reward, their_success = plain.step(actions)
@@ -320,3 +320,10 @@ def test_nothing_stays_behind_of_environments_that_are_gone():
     env.close()
     del env
     assert there() == before
+
+
+def test_environments_share_the_simulators_of_the_threads():
+    env = VectorMetaWorld("push", 40, threads=2)
+    group = env._groups[0]
+    assert len(group._data) == len(group._models) == 2 and group._states.nbytes < 40 * 4096
+    env.close()
