@@ -14,6 +14,7 @@ from clbench import catalogue, configuration, overrides, registry, reproductions
 from clbench.errors import UserError
 from clbench.experiment import load
 from clbench.stream import TaskStream
+from clbench.task_streams import levels
 
 EWC = ["stream=toy", "agent=ewc"]
 
@@ -61,6 +62,8 @@ def test_every_agent_composes_and_accepts_its_options(name):
 
 @pytest.mark.parametrize("name", [n for n in catalogue.files("stream")])
 def test_every_stream_is_built_under_every_budget_it_names(name, tmp_path):
+    for function in levels.functions:
+        function.asked.clear()
     values = catalogue.find("stream", name).read()
     folder = []
     if values.get("folder", "") is None:  # of the user's
@@ -70,6 +73,9 @@ def test_every_stream_is_built_under_every_budget_it_names(name, tmp_path):
     for budget in values["budgets"]:
         stream = resolve(f"stream={values['name']}", "agent=random", f"budget={budget}", *folder).request.stream
         assert isinstance(stream, TaskStream) and stream.budget == budget and stream.name == name
+    stored = levels.stored()
+    missing = [key for each in levels.functions for key in each.asked if key not in stored.get(each.name, {})]
+    assert not missing, f"{missing[0]}: run python tests/test_levels.py"
 
 
 @pytest.mark.parametrize("name", [n for n in catalogue.files("experiment") if not n.startswith(reproductions.FOLDER)])

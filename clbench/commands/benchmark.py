@@ -44,7 +44,7 @@ def execute(arguments: argparse.Namespace, out: Output) -> int:
         out.say(f"{said} This takes minutes; the table comes when all of it is measured.")
     heard = {"say": out.say} if not arguments.json and "say" in inspect.signature(measure).parameters else {}
     result = measure(**heard)
-    table = getattr(result, "table", None)
+    table: Any = getattr(result, "table", None)
     if callable(table) and not arguments.json:
         out.measured(table())
     else:

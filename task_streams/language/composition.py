@@ -23,6 +23,7 @@ import numpy as np
 
 from clbench.errors import UserError, unknown_name
 
+from ..levels import Kept
 from . import algorithms
 from .algorithms import alphabet, counts, from_bag, strings
 from .generation import Bool, Draft, Draws, Float, Integer, key, mix
@@ -235,7 +236,7 @@ def held_out(alphabets: int) -> Sequence[str]:
     return HELD_OUT if alphabets == 1 else HELD_OUT_OF_TWO
 
 
-@cache
+@Kept
 def floor(generator: Generator) -> float:
     """The level of the best shortcut on fixed examples."""
     return best_shortcut(generator, 2048)

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
 from clbench.errors import UserError
 
+from ..levels import Kept
 from .distance import IN_FRONT
 from .generation import Bool, Draft, Draws, Float, Integer
 from .task import best_shortcut
@@ -146,7 +146,7 @@ def generator(segments: int, *, local: float, far: bool, definitions: int, quest
     return made
 
 
-@cache
+@Kept
 def floor(generator: Dictionary) -> float:
     """The level of the best shortcut on fixed examples: guessing, or the document's commonest value."""
     rows = min(512, max(32, _FLOOR_TOKENS // generator.longest_pair))

@@ -23,12 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
 from clbench.errors import UserError
 
+from ..levels import Kept
 from .generation import Draft, Draws, Float, Integer
 from .task import best_shortcut
 from .vocabulary import SYMBOLS, vocabulary
@@ -183,7 +183,7 @@ def generator(question: str, gap: int, segment: int, length: int = 0) -> Recolle
     return made
 
 
-@cache
+@Kept
 def floor(generator: Recollection | Reasoning) -> float:
     """The level of the best shortcut on fixed examples: guessing, or the task's own; symbols are uniform, no count of answers helps."""
     rows = min(512, max(32, _FLOOR_TOKENS // generator.prompt_size))

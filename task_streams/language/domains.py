@@ -29,6 +29,7 @@ from clbench.errors import UserError, unknown_name
 from clbench.experience import Text
 from clbench.interfaces import Episodes, Predictor
 
+from ..levels import Kept
 from .export import Sheet
 from .generation import Bool, Draws, Float, Integer, key
 from .task import bits, task_info
@@ -59,12 +60,15 @@ class Process(NamedTuple):
     slot: Integer  # (V,), -1 for what is no word of it
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Domain:
     """Each document is of one of the `parts`, all alike; there is one of a kind."""
 
     name: str
     parts: tuple[Process, ...]
+
+    def __repr__(self) -> str:
+        return f"Domain({self.name!r})"  # which says it all
 
     def documents(self, split: str, seed: int, index: Integer, length: int) -> Integer:
         """The tokens (n, T) of the documents `index` (n,), without a first one."""
@@ -275,7 +279,7 @@ class DomainTask:
 _MOST_BITS = 9.0  # of 512 tokens taken alike
 
 
-@functools.cache
+@Kept
 def _floors(domain: Domain, length: int) -> Mapping[str, float]:
     """As `DomainTask.floors`: of the process, whatever is trained and asked on it."""
     index = np.arange(max(32, _FLOOR_TOKENS // length))

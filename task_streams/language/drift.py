@@ -8,10 +8,9 @@ tokens of 8 symbols then gives 0.52 and the last 128 give 0.57, where blind list
 
 from __future__ import annotations
 
-from functools import cache
-
 from clbench.errors import UserError
 
+from ..levels import Kept
 from .algorithms import FrequencySort
 from .task import best_shortcut
 from .vocabulary import SYMBOLS
@@ -28,7 +27,7 @@ def generator(length: int, symbols: int) -> FrequencySort:
     return FrequencySort(symbols, length, listed=symbols, name=f"drift-{length}")
 
 
-@cache
+@Kept
 def floor(generator: FrequencySort) -> float:
     """The level of the best shortcut on fixed examples: any symbol not yet listed, or the commonest such one in the last quarter."""
     rows = min(512, max(64, _FLOOR_TOKENS // generator.prompt_size))

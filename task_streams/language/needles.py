@@ -23,6 +23,7 @@ import numpy as np
 
 from clbench.errors import UserError, unknown_name
 
+from ..levels import Kept
 from .generation import Draft, Draws, Float, Integer
 from .task import best_shortcut
 from .vocabulary import LETTERS, SYMBOLS, vocabulary
@@ -185,6 +186,6 @@ def floor(generator: Needles) -> float:
     return _floor(generator if generator.family == "haystack" else Needles(generator.family, 0))
 
 
-@cache
+@Kept
 def _floor(shown: Needles) -> float:
     return best_shortcut(shown, min(2048, max(64, _FLOOR_TOKENS // shown.longest_pair)))

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
 from clbench.errors import UserError
 
+from ..levels import Kept
 from .algorithms import alphabet, counts
 from .binding import alternating, asking, on_scored
 from .generation import Draft, Draws, Float, Integer
@@ -98,7 +98,7 @@ def generator(name: str, keys: int, again: int, values: int) -> Overwrite:
     return Overwrite(name, keys, again, values)
 
 
-@cache
+@Kept
 def floor(generator: Overwrite) -> float:
     """The level of the best shortcut on fixed examples. Remembering the first value is none: it is what overwriting is measured against."""
     return best_shortcut(generator, 512)

@@ -31,6 +31,7 @@ from ..language.generation import Bool, Draft, Draws, Float, Integer, drawn, key
 from ..language.task import HIGHEST_FLOOR, TextTask
 from ..language.vocabulary import ANS, BOS, DIGITS, LETTERS, vocabulary
 from ..language.world import compiled, filled
+from ..levels import Kept
 from .driver import Driver, told
 from .world import CONVEY, FIND, LARGEST, PASSENGER_TASKS, REACH, SMALLEST, TASKS, Status, TaxiWorld, check_sides, distances
 
@@ -228,7 +229,7 @@ class RideTask(TextTask):
         return Episodes(ride.score, facts)
 
 
-@cache
+@Kept
 def measured(rides: Rides) -> tuple[float, float]:
     """The score of a driver who forgets everything whenever the sub-task begins, and of one who does not, on rides of their own."""
     seed, count = _MEASURED

@@ -11,7 +11,6 @@ Shape letters: B environments, O observation, A = 6 actions, n episodes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from clbench import seeding
 from clbench.experience import Interaction, Transition
 from clbench.interfaces import Episodes, Policy, TaskInfo
 
+from ..levels import Kept
 from .expert import expert
 from .world import ACTIONS, PASSENGER_TASKS, TASKS, Float, Integer, Status, TaxiWorld, observation_size
 
@@ -114,7 +114,7 @@ def later_visits(world: TaxiWorld, act: Act, state: Any, task: int, from_visit: 
     return spent, solved
 
 
-@cache
+@Kept
 def _ceiling(name: str, group: tuple[str, ...], from_visit: int, options: tuple[tuple[str, Any], ...]) -> float:
     """What a driver who knows the map scores on 256 maps that nobody else sees."""
     world = TaxiWorld(256, seed=seeding.integer(0, "taxi", "ceiling"), group=group, named=named_for(group), **dict(options))
