@@ -44,9 +44,8 @@ def execute(arguments: argparse.Namespace, out: Output) -> int:
         out.say(f"{said} This takes minutes; the table comes when all of it is measured.")
     heard = {"say": out.say} if not arguments.json and "say" in inspect.signature(measure).parameters else {}
     result = measure(**heard)
-    table: Any = getattr(result, "table", None)
-    if callable(table) and not arguments.json:
-        out.measured(table())
+    if hasattr(result, "table") and not arguments.json:
+        out.measured(result.table())
     else:
         out.json(_plain(result))
     return 0 if getattr(result, "fulfilled", True) else TOO_SLOW
