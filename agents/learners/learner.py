@@ -24,6 +24,7 @@ from ..backbones.backbone import Backbone
 from ..backbones.scope import LASTING
 from ..backbones.state import State
 from ..stores.account import ACCOUNT, added
+from .adamw import AdamW
 from .batch import Batch
 from .randomness import Randomness
 
@@ -42,7 +43,7 @@ class Hooks(Protocol):
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with a linear warm-up of `warmup` updates; `gradient_clip` 0 = no clipping.
+    """`AdamW` with a linear warm-up of `warmup` updates; `gradient_clip` 0 = no clipping.
 
     `anneal` > 0: the learning rate falls linearly from update `anneal_from` on, to a tenth at update `anneal`, and stays there; updates
     are counted since the optimiser began. A constant rate that falls at the end is Hägele et al. 2024, arXiv:2405.18392, section 2.
@@ -83,7 +84,7 @@ class OptimizerSettings:
     def build(self, networks: nn.Module) -> torch.optim.Optimizer:
         """A fresh optimiser over the trainable parameters."""
         parameters = trainable(networks)
-        return torch.optim.AdamW(parameters, self.learning_rate, betas=self.betas, weight_decay=self.weight_decay, fused=True)
+        return AdamW(parameters, self.learning_rate, betas=self.betas, weight_decay=self.weight_decay)
 
 
 class Learner(ABC):

@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -151,6 +152,19 @@ class SacNetworks(nn.Module):
     def initial_state(self, batch: int) -> State:
         """No memory."""
         return {}
+
+    @torch.no_grad()
+    def draw_targets(self, share: float) -> None:
+        """Let the targets move this share of the way to the critics."""
+        torch._foreach_lerp_(self._weights_of_targets, self._weights_of_critics, share)
+
+    @cached_property
+    def _weights_of_targets(self) -> list[Tensor]:
+        return list(self.targets.parameters())
+
+    @cached_property
+    def _weights_of_critics(self) -> list[Tensor]:
+        return list(self.critics.parameters())
 
     def values(self, critics: Callable[..., Tensor], observation: Tensor, action: Tensor) -> Tensor:
         """What `critics` expect (2, B); they are called with what is seen and done, and the task."""

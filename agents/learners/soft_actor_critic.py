@@ -204,8 +204,7 @@ class SoftActorCritic(ItemLearner):
         else:
             losses = self._losses(batch)
             self._step(losses.total, hooks)
-        with torch.no_grad():
-            torch._foreach_lerp_(list(networks.targets.parameters()), list(networks.critics.parameters()), 1 - self.polyak)
+        networks.draw_targets(1 - self.polyak)
         self._learned |= (batch.observation[:, networks.seen :] > 0).any(0) if networks.tasks else True
         self._scalars |= {
             "critic_loss": losses.critic.detach(),
