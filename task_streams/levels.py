@@ -13,8 +13,6 @@ from importlib import resources
 from typing import Any, Generic, ParamSpec, TypeVar
 
 FILE = "levels.json"
-
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -15,18 +15,21 @@ from torch import Tensor, nn
 
 
 class AdamW(torch.optim.AdamW):
-    """One group of `weights`. On other devices than the CPU it is torch's own."""
+    """One group of `weights`. On other devices than the CPU, and where they are of several types, it is torch's own."""
 
-    def __init__(
-        self, parameters: Iterable[nn.Parameter], learning_rate: float, *, betas: tuple[float, float], weight_decay: float
-    ) -> None:
-        super().__init__(parameters, learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
+    def __init__(self, weights: Iterable[nn.Parameter], learning_rate: float, *, betas: tuple[float, float], weight_decay: float) -> None:
+        super().__init__(weights, learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
+        first, *others = self.param_groups[0]["params"]
+        self._shares = first.device.type == "cpu" and all((one.device, one.dtype) == (first.device, first.dtype) for one in others)
         self._sharing = 0  # parameters whose count of steps is one tensor; 0: each has its own
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Move every parameter that has a gradient."""
         assert closure is None
+        if not self._shares:
+            super().step()
+            return
         (group,) = self.param_groups
         moved = [weight for weight in group["params"] if weight.grad is not None]
         states = [self.state[weight] for weight in moved]
@@ -53,16 +56,14 @@ class AdamW(torch.optim.AdamW):
         )
 
     def _step_apart(self) -> None:
-        """As torch does; those that moved share a count from then on, where they can."""
+        """As torch does; those that moved share a count from then on, where they have come equally far."""
         if self._sharing:
             for state in self.state.values():
                 if "step" in state:
                     state["step"] = state["step"].clone()
             self._sharing = 0
         super().step()
-        moved = [weight for group in self.param_groups for weight in group["params"] if weight.grad is not None]
-        if any(weight.device.type != "cpu" or weight.dtype != moved[0].dtype for weight in moved):
-            return
+        moved = [weight for weight in self.param_groups[0]["params"] if weight.grad is not None]
         counts: list[Tensor] = [self.state[weight]["step"] for weight in moved]
         if len({float(count) for count in counts}) == 1:
             self._sharing = len(moved)
