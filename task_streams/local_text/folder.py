@@ -102,8 +102,13 @@ def _folders(root: Path) -> list[Path]:
     found = [root]
     for place in found:
         if len(place.relative_to(root).parts) < DEEPEST and is_open(place):
-            found += subfolders(place)
+            found += [folder for folder in subfolders(place) if not _leads_back(folder)]
     return found
+
+
+def _leads_back(place: Path) -> bool:
+    """Whether a folder is a link to one that it lies in."""
+    return place.is_symlink() and place.resolve() in [parent.resolve() for parent in place.parents]
 
 
 def _splits(place: Path) -> dict[str, Path]:
@@ -131,8 +136,9 @@ def _datasets(place: Path, files: Sequence[Path], given: Mapping[Path, str], nam
     if len({path.stem.split("_")[1] for path in spoken}) > 1:
         yield from _kept(unread, spoken, partial(formats.snips, slug(place.resolve().name), spoken))
         left = [path for path in left if not re.match(r"(train|validate|test)_\w+\.json$", path.name)]
-        unread.update({str(path): "stands beside utterances and holds none" for path in left if path.parent != place})
-        left = [path for path in left if path.parent == place]
+        beside = [path for path in left if path.parent != place and path not in given]
+        unread.update({str(path): "stands beside utterances and holds none" for path in beside})
+        left = [path for path in left if path not in beside]
     for texts, labels in _beside(left, given):
         slots = [path.with_name(_SLOTS) for path in texts.values()]
         unread.update({str(path): "names the parts of each text, which are of no use here" for path in left if path in slots})

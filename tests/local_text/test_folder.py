@@ -673,6 +673,21 @@ def test_several_data_sets_are_named_by_their_files_or_folders_in_natural_order(
     assert list(found.datasets) == ["brown", "news", "qa1-x", "qa2-x", "qa10-x"] and not found.unread
 
 
+def test_utterances_stand_beside_the_folders_of_splits(tmp_path):
+    spoken = {f"{i}/{split}_{i}.json": SPOKEN[i] for i in INTENTS for split in ("train", "validate")}
+    found = survey(write(tmp_path / "both", {**spoken, "play/notes.csv": TABLE, **{f"{split}/news.csv": NEWS for split in SPLITS}}))
+    assert sorted(map(len, (dataset.labels for dataset in found.datasets.values()))) == [3, 4]
+    assert found.unread == {"play/notes.csv": "stands beside utterances and holds none"}
+
+
+def test_a_link_to_a_folder_around_it_is_not_followed(tmp_path):
+    folder = write(tmp_path / "sets", {f"a/{split}.csv": TABLE for split in SPLITS})
+    (folder / "a" / "around").symlink_to(folder)
+    (folder / "itself").symlink_to(folder)
+    found = survey(folder)
+    assert list(found.datasets) == ["a"] and not found.unread
+
+
 def test_equal_names_stay_apart(tmp_path):
     found = survey(write(tmp_path, {f"{place}/data/{split}.csv": TABLE for place in "ab" for split in ("train", "test")}))
     assert list(found.datasets) == ["b-data", "data"]
