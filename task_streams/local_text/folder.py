@@ -205,7 +205,7 @@ def _kept(unread: dict[str, str], paths: Iterable[Path], read: Any) -> Iterable[
 
 
 def _because(dataset: Dataset) -> str:
-    said = sorted(dataset.remarks, key=lambda remark: not remark.startswith("left out"))
+    said = sorted(dataset.remarks, key=lambda remark: "left out" not in remark)
     return f" ({said[0]})" if said else ""
 
 

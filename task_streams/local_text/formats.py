@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import nested, records
+from . import nested, objects, records
 from .corpus import Dataset, Kind, Row, completed, is_choice, tallied
 from .names import SPLIT_OF
 from .records import NOTHING_SAID, Broken, Content, Named, Rows, Unreadable
@@ -139,6 +139,8 @@ def one(name: str, place: Path, paths: Mapping[str, Sequence[Path]], named: Name
         raise Unreadable("is one of two files that belong together line by line, and there is no other (or none for training)")
     if any(len(parts) > 1 for parts in paths.values()) and ending != "jsonl":
         raise Unreadable("is one of several parts; of those only .parquet and .jsonl are read")
+    if ending == "arrow":
+        raise Unreadable("is of the form that Hugging Face's datasets save to; write it with to_parquet or to_json")
     contents = {split: records.joined([records.read(path) for path in parts]) for split, parts in paths.items()}
     leading = _leading(contents)
     if ending in ("json", "jsonl"):
@@ -203,10 +205,9 @@ def _table(name: str, contents: Mapping[str, Content], leading: Content, separat
 
 
 def _json(name: str, place: Path, contents: Mapping[str, Content], leading: Content, named: Named) -> Dataset:
-    first = next(line for line in leading.lines if line.strip()).strip()
-    whole = leading.text.lstrip()[0] == "{" and not (first.startswith("{") and first.endswith("}") and len(first) > 2)
-    if whole and leading.listed is None:
-        return _of_splits(name, place, leading)
+    if leading.held is not None and (parts := objects.splits_in(leading.held)):
+        return _of_splits(name, place, leading, parts, named)
+    _refuse(leading)
     reading = Reading(name, RECORDS, named)
     for content in contents.values():
         reading.remarks += content.remarks
@@ -229,18 +230,26 @@ def _keep_listed(reading: Reading, listed: Any) -> None:
         reading.splits[split] = tuple(row for row in rows if row.answer in known)
 
 
-def _of_splits(name: str, place: Path, content: Content) -> Dataset:
-    """CLINC150: an object of splits, each a list of `[text, intent]`, and the domains of the intents in a file beside it."""
-    reading = Reading(name, "JSON of splits")
+def _refuse(content: Content) -> None:
+    """An object on several lines that has no records, or is a broken one."""
+    first = next(line for line in content.lines if line.strip()).strip()
+    if content.listed is None and first.startswith("{") and not (first.endswith("}") and len(first) > 2):
+        names = ", ".join(list(records.parsed(content))[:5])
+        raise Unreadable(f"has no records of a text and a label or answer, and no split 'train' of them (it has {names or 'nothing'})")
+
+
+def _of_splits(name: str, place: Path, content: Content, parts: Mapping[str, list[Any]], named: Named) -> Dataset:
+    """An object of splits, each a list of records, or as CLINC150 of `[text, intent]`; the domains of intents in a file beside it."""
+    found = {SPLIT_OF[key.lower()]: value for key, value in parts.items() if key.lower() in SPLIT_OF}
+    pairs = isinstance(next(iter(found["train"]), None), list)
+    reading = Reading(name, "JSON of splits" if pairs else RECORDS, NOTHING_SAID if pairs else named)
     reading.remarks += content.remarks
-    loaded = records.parsed(content)
-    lists = {key: value for key, value in loaded.items() if isinstance(value, list)}
-    if "train" not in lists:
-        raise Unreadable(f"has no split 'train' of [text, label] pairs (it has {', '.join(list(loaded)[:5]) or 'nothing'})")
-    for key, value in lists.items():
-        if key.lower() in SPLIT_OF:
-            reading.add(SPLIT_OF[key.lower()], records.text_label_lists(value, f"{content.name}: {key}"))
-    if aside := [key for key in lists if key.lower() not in SPLIT_OF]:
+    if pairs:
+        for key, value in found.items():
+            reading.add(key, records.text_label_lists(value, f"{content.name}: {key}"))
+    else:
+        reading.add_records({key: objects.numbered(f"{content.name}: {key}", value) for key, value in found.items()})
+    if aside := [key for key in parts if key.lower() not in SPLIT_OF]:
         reading.remarks.append(f"{', '.join(aside)}: splits of no use here, left out")
     groups: dict[str, tuple[str, ...]] = {}
     domains = place / "domains.json"
@@ -249,7 +258,7 @@ def _of_splits(name: str, place: Path, content: Content) -> Dataset:
         if not isinstance(listed, Mapping) or not all(isinstance(part, list) for part in listed.values()):
             raise Unreadable("stands beside a 'domains.json' that is no object of lists of labels")
         groups = {str(domain): tuple(str(label) for label in part) for domain, part in listed.items()}
-    return reading.done("choices", groups)
+    return reading.done("choices" if pairs else None, groups)
 
 
 def _parquet(name: str, paths: Mapping[str, Sequence[Path]], named: Named) -> Dataset:

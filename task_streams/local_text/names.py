@@ -1,4 +1,4 @@
-"""What names of files and folders say: which split they are of, and what is left of the name."""
+"""What names say: of files and folders which split they are of, and what is left of the name; of columns and fields what they hold."""
 
 from __future__ import annotations
 
@@ -14,6 +14,19 @@ SPLIT_WORDS = {
 SPLIT_OF = {word: split for split, words in SPLIT_WORDS.items() for word in words}
 SPLIT_KEYS = ("split", "partition")
 """Columns and fields of these names say of each row which split it is of."""
+SPLIT_FLAGS = ("training", "is_train", "train")
+"""Fields of these names say of each record whether it is a training row."""
+TEXT_KEYS = (
+    *("text", "sentence", "utterance", "utt", "title", "headline", "content", "body", "review", "document", "instruction"),
+    *("sentence1", "premise", "question1", "sentence2", "hypothesis", "question2"),
+    *("query", "input", "source", "prompt", "question", "description"),
+)
+ANSWER_KEYS = (
+    *("label", "category", "intent", "class", "answer", "output", "target", "response", "completion"),
+    *("answers", "class index", "gold_label", "sentiment", "emotion", "polarity", "stance", "topic", "rating", "stars"),
+)
+CONTEXT_KEYS = ("context", "passage", "story", "fact1", "fact2")
+"""Names of columns and fields, most wanted first."""
 _PUBLISHED = {"trec_10": "test"}
 """Names under which a split is published and that do not say so."""
 

@@ -6,7 +6,6 @@ value). Documents: as SQuAD is published (Rajpurkar et al. 2016), a record for e
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,31 +18,27 @@ _SPEAKER, _SAID = ("role", "from", "speaker"), ("content", "value", "text")
 _ASSISTANTS = ("assistant", "gpt", "chatgpt", "model", "bot")
 
 
-def under_data(name: str, text: str) -> list[Record] | None:
-    """The records of a file that is an object with a list of them under `data`; None where it is anything else."""
-    if text.lstrip()[:1] != "{":
-        return None
-    try:
-        loaded = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    listed = loaded.get("data")
-    return [(f"{name}: record {number}", record) for number, record in enumerate(listed, 1)] if isinstance(listed, list) else None
-
-
 def flat(found: Iterable[Record]) -> Iterator[Record]:
-    """The records with the names of their fields in small letters, in place of each that holds others those others."""
+    """The records with the names of their fields in small letters, in place of each that holds others those others.
+
+    A list of two texts is a text and its label.
+    """
     for place, given in found:
-        if not isinstance(given, Mapping):
-            yield place, given
-            continue
-        record = _lowered(given)
-        if (turns := next((record[key] for key in TURNS if isinstance(record.get(key), list)), None)) is not None:
-            yield place, {**{key: value for key, value in record.items() if key in SPLIT_KEYS}, **_conversation(turns)}
-        elif isinstance(record.get("paragraphs"), list):
-            yield from _questions(place, record["paragraphs"])
+        if isinstance(given, Mapping):
+            yield from _opened(place, _lowered(given))
+        elif isinstance(given, list) and len(given) == 2 and all(isinstance(part, str) for part in given):
+            yield place, {"text": given[0], "label": given[1]}
         else:
-            yield place, record
+            yield place, given
+
+
+def _opened(place: str, record: Mapping[str, Any]) -> Iterator[Record]:
+    if (turns := next((record[key] for key in TURNS if isinstance(record.get(key), list)), None)) is not None:
+        yield place, {**{key: value for key, value in record.items() if key in SPLIT_KEYS}, **_conversation(turns)}
+    elif isinstance(record.get("paragraphs"), list):
+        yield from _questions(place, record["paragraphs"])
+    else:
+        yield place, record
 
 
 def _lowered(record: Mapping[str, Any]) -> dict[str, Any]:

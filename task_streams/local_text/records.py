@@ -17,20 +17,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from . import nested
+from . import nested, objects
 from .corpus import MOST_CHOICES, ROWS_A_CHOICE, Row, is_choice, shortened
-from .names import SPLIT_KEYS, SPLIT_OF
+from .names import ANSWER_KEYS, CONTEXT_KEYS, SPLIT_FLAGS, SPLIT_KEYS, SPLIT_OF, TEXT_KEYS
 
-TEXT_KEYS = (
-    *("text", "sentence", "utterance", "utt", "title", "headline", "content", "body", "review", "document", "instruction"),
-    *("sentence1", "premise", "question1", "sentence2", "hypothesis", "question2"),
-    *("query", "input", "source", "prompt", "question", "description"),
-)
-ANSWER_KEYS = (
-    *("label", "category", "intent", "class", "answer", "output", "target", "response", "completion"),
-    *("answers", "class index", "gold_label", "sentiment", "topic", "rating", "stars"),
-)
-CONTEXT_KEYS = ("context", "passage", "story", "fact1", "fact2")
 _Name = TypeVar("_Name", str, int)
 _Item = TypeVar("_Item")
 SAY = "stream.text=NAME stream.answer=NAME say which they are"
@@ -60,9 +50,14 @@ class Content:
     remarks: tuple[str, ...] = ()
 
     @cached_property
+    def held(self) -> Mapping[str, Any] | None:
+        """The object that the text is as a whole; None where it is anything else, or lines of records by its name."""
+        return None if re.search(r"\.jsonl(\.gz)?$", self.name.lower()) else objects.object_in(self.text)
+
+    @cached_property
     def listed(self) -> list[tuple[str, Any]] | None:
-        """The records of an object with a list of them under `data`; None where the text is anything else."""
-        return nested.under_data(self.name, self.text)
+        """The records of that object, or objects on many lines each; None where there are none."""
+        return objects.one_after_another(self.name, self.text) if self.held is None else objects.records_in(self.name, self.held)
 
     @property
     def lines(self) -> list[str]:
@@ -252,12 +247,14 @@ def columns_of(records: Sequence[tuple[int, list[str]]], named: Named = NOTHING_
         raise Unreadable("has one column; expected a text and a label or answer")
     columns = {column: [cells[column] for _, cells in records if len(cells) == width] for column in range(width)}
     chosen = fewest(columns)
-    if chosen is None or _third_is_type(tuple(columns.values())):
+    if chosen is None or (known.isdisjoint(first) and _third_is_type(tuple(columns.values()))):
         return Columns((0,), 1, width, False)
     others = [column for column in columns if column != chosen]
     texts = tuple(column for column in others if _is_worded(columns[column])) or tuple(others)
     top = records[0][1]
-    return Columns(texts, chosen, width, len(top) == width and _are_names(top, columns, texts, chosen))
+    header = len(top) == width and _are_names(top, columns, texts, chosen)
+    called = tuple(column for column in texts if header and first[column] in (*CONTEXT_KEYS, *TEXT_KEYS))
+    return Columns(called or texts, chosen, width, header)
 
 
 def _said_columns(records: Sequence[tuple[int, list[str]]], first: Sequence[str], named: Named) -> Columns:
@@ -331,12 +328,11 @@ def table_rows(content: Content, records: Sequence[tuple[int, list[str]]], colum
 
 
 def records(content: Content) -> list[tuple[str, Any]]:
-    """The records of a JSON list, by itself or under `data`, or of lines of JSON, each with its place; a line that is no JSON is None."""
+    """The records of a JSON list, of an object with records in it, or of lines, each with its place; a line that is no JSON is None."""
     if content.listed is not None:
         return content.listed
     if content.text.lstrip()[:1] == "[":
-        loaded = parsed(content)
-        return [(f"{content.name}: record {number}", record) for number, record in enumerate(loaded, 1)]
+        return objects.numbered(f"{content.name}: record", parsed(content))
     found = []
     for number, line in enumerate(content.lines, 1):
         if line.strip():
@@ -367,19 +363,19 @@ class Fields(NamedTuple):
 
 def fields_of(found: Sequence[tuple[str, Any]], named: Named = NOTHING_SAID) -> Fields:
     """By what the user says, or their names; where none is known for the answer or the text, by what they hold, as with columns."""
-    objects = [record for _, record in found if isinstance(record, Mapping)]
-    names = list(dict.fromkeys(name for record in objects for name in record))
+    rows = [record for _, record in found if isinstance(record, Mapping)]
+    names = list(dict.fromkeys(name for record in rows for name in record))
     if missing := named.missing_in(names):
         raise Unreadable(f"has no field '{missing}'; it has {', '.join(names) or 'none'}")
-    known = [key for key in (*CONTEXT_KEYS, *TEXT_KEYS) if key in names and _is_mostly_text([record.get(key) for record in objects])]
+    known = [key for key in (*CONTEXT_KEYS, *TEXT_KEYS) if key in names and _is_mostly_text([record.get(key) for record in rows])]
     texts = list(named.texts) or [key for key in known if key != named.answer]
     answers = [named.answer] if named.answer else [key for key in ANSWER_KEYS if key in names and key not in named.texts]
-    held = {name: [str(record[name]) for record in objects if isinstance(record.get(name), str | int)] for name in names}
+    held = {name: [str(record[name]) for record in rows if isinstance(record.get(name), str | int)] for name in names}
     if not answers and (guessed := fewest({name: held[name] for name in names if name not in texts})) is not None:
         answers = [guessed]
     if not texts:
         texts = [name for name in names if name not in answers and held[name] and _is_worded(held[name])]
-    used = {*texts, *answers[:1], *SPLIT_KEYS, "ordered_kv_records", "key", "value"}
+    used = {*texts, *answers[:1], *SPLIT_KEYS, *SPLIT_FLAGS, "ordered_kv_records", "key", "value"}
     return Fields(tuple(texts), tuple(answers), tuple(sorted(set(names) - used)))
 
 
@@ -391,9 +387,13 @@ def _is_mostly_text(values: Sequence[Any]) -> bool:
 
 def records_by_split(found: Sequence[tuple[str, Any]]) -> dict[str, list[tuple[str, Any]]] | None:
     """Records by the split that a field of each names; None where none does."""
-    objects = [record for _, record in found if isinstance(record, Mapping)]
-    names = [key for key in SPLIT_KEYS if len(objects) == len(found) and all(isinstance(record.get(key), str) for record in objects)]
-    return parted(found, [record[names[0]] for record in objects]) if names else None
+    rows = [record for _, record in found if isinstance(record, Mapping)]
+    for keys, kind in ((SPLIT_KEYS, str), (SPLIT_FLAGS, bool)):
+        for key in keys:
+            said = [record[key] for record in rows if isinstance(record.get(key), kind)]
+            if len(said) == len(found):
+                return parted(found, [word if isinstance(word, str) else "train" if word else "test" for word in said])
+    return None
 
 
 def table_by_split(records: Sequence[tuple[int, list[str]]]) -> dict[str, list[tuple[int, list[str]]]] | None:

@@ -79,7 +79,52 @@ SQUAD = {
     "data": [{"title": "T", "paragraphs": [{"context": f"City {n}.", "qas": asked} for n, asked in enumerate(RIVERS)]}],
 }
 
+NUMBERED = {str(n): record for n, record in enumerate(RECORDS)}
+OBJECTS = {
+    "splits of records": {"train": RECORDS, "test": RECORDS[:3]},
+    "splits of pairs": {"train": [[r["sentence"], r["label"]] for r in RECORDS], "test": [["text 1", "stop"]]},
+    "splits under data": {"data": {"Train": RECORDS, "test": RECORDS[:3]}},
+    "columns": {key: [record[key] for record in RECORDS] for key in ("sentence", "label")},
+    "columns as pandas writes them": {key: {n: record[key] for n, record in NUMBERED.items()} for key in ("sentence", "label")},
+    "records by name": NUMBERED,
+    "records of any name": {"name": "set", "few": [{"input": "a"}], "description": "..", "examples": RECORDS},
+    "records one level down": {"nlu": {"examples": RECORDS, "synonyms": []}},
+    "texts by label": {label: [r["sentence"] for r in RECORDS if r["label"] == label] for label in INTENTS},
+    "pairs": [[record["sentence"], record["label"]] for record in RECORDS],
+}
 GOOD = {
+    **{
+        f"{name}{wide}": (
+            {"a.json": json.dumps(held, indent=indent)},
+            "choices",
+            "JSON of splits" if "of pairs" in name else "JSON records",
+            None,
+            Row("text 4", "stop"),
+        )
+        for name, held in OBJECTS.items()
+        for wide, indent in (("", None), (", on many lines", 1))
+    },
+    "records on many lines each": (
+        {"a.json": "\n".join(json.dumps(record, indent=1) for record in RECORDS)},
+        "choices",
+        "JSON records",
+        None,
+        Row("text 4", "stop"),
+    ),
+    "records that say whether they train": (
+        {"a.json": {"sentences": [{**record, "training": n > 2} for n, record in enumerate(RECORDS + RECORDS[:3])]}},
+        "choices",
+        "JSON records",
+        None,
+        Row("text 4", "stop"),
+    ),
+    "one name that is known": (
+        {"train.csv": "Utterance,Speaker,Mood\n" + "".join(f"text {n},['A B {n}'],{INTENTS[n % 3]}\n" for n in range(30))},
+        "choices",
+        "table",
+        None,
+        Row("text 4", "stop"),
+    ),
     "conversations of roles": (
         {"train.jsonl": CHAT, "test.jsonl": CHAT},
         "answers",
@@ -552,11 +597,14 @@ UNREADABLE = {
     "strange columns": ({"train.csv": "text,sentence\na,b\nc,d\n"}, "train.csv", "has the columns text, sentence"),
     "no JSON": ({"train.json": '[{"text": "a", '}, "train.json", "is no JSON"),
     "nested deep": ({"train.json": "[" * 100_000}, "train.json", "is no JSON that can be read"),
-    "another object": ({"config.json": json.dumps({"a": 1, "b": 2}, indent=1)}, "config.json", "has no split 'train'"),
+    "another object": ({"config.json": json.dumps({"a": 1, "b": 2}, indent=1)}, "config.json", "no split 'train' of them (it has a, b)"),
     "lines that do not match": ({"train.src": "a\nb\n", "train.tgt": "A\n"}, "train.src", "has 2 lines where 'train.tgt' has 1"),
     "one half": ({"train.src": "a\nb\n"}, "train.src", "is one of two files that belong together line by line, and there is no other"),
     "only test rows": ({"test.csv": TABLE}, "test.csv", "leaves no training rows"),
     "nothing but broken rows": ({"train.json": [1, 2], "test.json": [3]}, "train.json", "leaves no training rows (left out: 3 rows"),
+    "arrow": ({"train/data-00000-of-00001.arrow": b"ARROW1"}, "train/data-00000-of-00001.arrow", "write it with to_parquet or to_json"),
+    "no records": ({"a.json": {"layers": [{"n": 1}, {"n": 2}]}}, "a.json", "no text among n (first: a.json: layers 1)"),
+    "a broken object": ({"a.json": '{"train": [\n["a", "b"],\n'}, "a.json", "is no JSON"),
     "another ending": ({"model.safetensors": "abc\n"}, "model.safetensors", "is of no kind that can be read"),
     "no parquet": ({"train.parquet": "abc\n"}, "train.parquet", "p"),  # says what it needs, or that it is none
     "bad domains": ({"data.json": json.dumps(CLINC, indent=1), "domains.json": [1]}, "data.json", "'domains.json' that is no object"),
