@@ -25,8 +25,25 @@ from .names import SPLIT_OF, is_open, own_files, slug, split_of, stem_of, subfol
 from .records import NOTHING_SAID, Named, Unreadable
 
 DEEPEST = 4
-_SILENT = ("license", "licence", "readme", "copying", "notice", "citation", "sha256sums", "domains", "labels", *formats.CLASS_NAMES)
-_TEXTS, _LABELS = ("src", "text", "texts", "title", "titles", "sentence", "sentences", "source"), ("tgt", "label", "labels", "target")
+_SILENT = (
+    "license",
+    "licence",
+    "readme",
+    "copying",
+    "notice",
+    "citation",
+    "sha256sums",
+    "domains",
+    "labels",
+    "dataset_dict",
+    "dataset_info",
+    "requirements",
+    *formats.CLASS_NAMES,
+)
+_TEXTS = ("src", "text", "texts", "title", "titles", "sentence", "sentences", "source", "input", "inputs")
+_LABELS = ("tgt", "label", "labels", "target", "output", "outputs")
+_SIDES = (*dict.fromkeys(_TEXTS, 0).items(), *dict.fromkeys(_LABELS, 1).items(), ("x", 0), ("y", 1))
+"""Words of names that say whether a file holds texts or their answers; of several the first here."""
 _SLOTS = "seq.out"
 _SHARD = re.compile(r"[-_]?\d{5}-of-\d{5}$")
 
@@ -213,16 +230,16 @@ def _beside(files: Sequence[Path], given: Mapping[Path, str]) -> list[tuple[dict
     """Pairs of files of which one holds texts and the other their answers, by split."""
     sides: dict[str, tuple[dict[str, Path], dict[str, Path]]] = {}
     for path in files:
-        if path.suffix.lower() not in (".txt", ".src", ".tgt", ".in", ""):
+        if path.suffix.lower() not in (".txt", ".src", ".tgt", ".source", ".target", ".in", ""):
             continue
         name = "text" if path.name == "seq.in" else path.name.lower()
         words = [word for word in re.split(r"[._\- ]+", name) if word != "txt"]
-        side = 0 if any(word in _TEXTS for word in words) else 1 if any(word in _LABELS for word in words) else None
-        if side is None:
+        said = next(((word, side) for word, side in _SIDES if word in words), None)
+        if said is None:
             continue
-        rest = " ".join(word for word in words if word not in (*_TEXTS, *_LABELS))
+        rest = " ".join(word for word in words if word not in (said[0], *_TEXTS, *_LABELS))
         split, base = split_of(rest)
-        sides.setdefault(base, ({}, {}))[side][given.get(path, split) or "train"] = path
+        sides.setdefault(base, ({}, {}))[said[1]][given.get(path, split) or "train"] = path
     both = [(texts, labels, texts.keys() & labels.keys()) for texts, labels in sides.values()]
     return [
         ({split: texts[split] for split in texts if split in shared}, {split: labels[split] for split in labels if split in shared})

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from . import nested, objects, records
 from .corpus import Dataset, Kind, Row, completed, is_choice, tallied
-from .names import SPLIT_OF
+from .names import SPLIT_OF, TEXT_KEYS
 from .records import NOTHING_SAID, Broken, Content, Named, Rows, Unreadable
 
 FORMATS = (
@@ -21,8 +21,8 @@ FORMATS = (
 
 TABLE, RECORDS, PARQUET = WITH_NAMES = ("table", "JSON records", "parquet")
 _Part = TypeVar("_Part")
-CLASS_NAMES = ("classes", "class_names", "label_names")
-"""Files of these names, and `labels.txt`, may name the answers that a data set gives as numbers, one a line."""
+CLASS_NAMES = ("classes", "class_names", "label_names", "mapping")
+"""Files of these names, and `labels.txt`, may name the answers that a data set gives as numbers, one a line, behind its number or not."""
 
 
 def _leading(parts: Mapping[str, _Part]) -> _Part:
@@ -37,6 +37,7 @@ class Reading:
         self.name, self.form, self.named = name, form, named
         self.splits: dict[str, tuple[Row, ...]] = {}
         self.remarks: list[str] = []
+        self.texts_alone = False
         self._broken: list[tuple[str, str]] = []
 
     def add(self, split: str, found: Rows) -> None:
@@ -55,6 +56,11 @@ class Reading:
         if len(found) == 1:
             found = records.records_by_split(next(iter(found.values()))) or found
         fields = records.fields_of(_leading(found), self.named)
+        if records.is_text_alone(_leading(found), fields):
+            self.texts_alone = True
+            for split, listed in found.items():
+                self.add(split, records.texts_alone(listed, fields.texts[0]))
+            return
         for split, listed in found.items():
             self.add(split, records.record_rows(listed, fields))
         if several := records.several_answers(found.values(), fields):
@@ -67,7 +73,7 @@ class Reading:
     def done(self, kind: Kind | None = None, groups: Mapping[str, tuple[str, ...]] | None = None) -> Dataset:
         """The data set; without `kind` its training rows say whether answers are choices."""
         answers = [row.answer for row in self.splits.get("train", ())]
-        chosen: Kind = kind or ("choices" if is_choice(answers) else "answers")
+        chosen: Kind = kind or ("text" if self.texts_alone else "choices" if is_choice(answers) else "answers")
         return completed(Dataset(self.name, chosen, self.form, self.splits, groups or {}, (*self.remarks, *tallied(self._broken))))
 
 
@@ -111,7 +117,7 @@ def with_class_names(dataset: Dataset, place: Path) -> Dataset:
     if dataset.kind != "choices" or path is None or not all(label.isdecimal() for label in dataset.labels):
         return dataset
     try:
-        names = [line.strip() for line in records.read(path).lines if line.strip()]
+        names = [re.sub(r"^\d+\t", "", line.strip()) for line in records.read(path).lines if line.strip()]
     except Unreadable:
         return dataset
     numbers = sorted(int(label) for label in dataset.labels)
@@ -190,16 +196,22 @@ def _table(name: str, contents: Mapping[str, Content], leading: Content, separat
     reading = Reading(name, TABLE)
     found = {split: records.table(content, separator) for split, content in contents.items()}
     leader = _leading(found)
-    columns = records.columns_of(leader, named)
     for content in contents.values():
         reading.remarks += content.remarks
+    if all(cells[0][1][0].lower() in TEXT_KEYS and len(cells[0][1]) == 1 for cells in found.values()):
+        for split, rows in found.items():
+            reading.add(split, (Row(" ".join(cells)) for _, cells in rows[1:]))
+        return reading.done("text")
+    columns = records.columns_of(leader, named)
     if columns.header and len(contents) == 1 and (parts := records.table_by_split(leader)):
         for split, rows in parts.items():
             reading.add(split, records.table_rows(leading, rows, replace(columns, header=False)))
     else:
         for split, rows in found.items():
-            named = columns.header and rows[0][1] == leader[0][1]
-            reading.add(split, records.table_rows(contents[split], rows, replace(columns, header=named)))
+            try:
+                reading.add(split, records.table_rows(contents[split], rows, records.columns_in(rows[0][1], leader[0][1], columns)))
+            except Unreadable as error:
+                reading.remarks.append(f"left out: {contents[split].name}, which {error}")
     reading.remarks.append(f"{'named' if columns.header else 'unnamed'} columns: {columns.words}")
     return reading.done()
 

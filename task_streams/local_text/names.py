@@ -22,11 +22,13 @@ TEXT_KEYS = (
     *("query", "input", "source", "prompt", "question", "description"),
 )
 ANSWER_KEYS = (
-    *("label", "category", "intent", "class", "answer", "output", "target", "response", "completion"),
-    *("answers", "class index", "gold_label", "sentiment", "emotion", "polarity", "stance", "topic", "rating", "stars"),
+    *("label_text", "label", "category", "intent", "class", "answer", "output", "target", "response", "completion"),
+    *("answers", "class index", "gold_label", "sentiment", "emotion", "polarity", "stance", "topic", "rating", "stars", "labels"),
 )
 CONTEXT_KEYS = ("context", "passage", "story", "fact1", "fact2")
 """Names of columns and fields, most wanted first."""
+ASIDE = frozenset(("id", "idx", "index", "url", "title", "date", "timestamp", "created", "added", "meta", "metadata", "source", ""))
+"""What may stand beside a text without being about it."""
 _PUBLISHED = {"trec_10": "test"}
 """Names under which a split is published and that do not say so."""
 

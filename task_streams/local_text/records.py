@@ -5,6 +5,7 @@ Formats, as published: language.md, section 4.1. Text is UTF-8, with or without 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -12,18 +13,25 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from . import nested, objects
 from .corpus import MOST_CHOICES, ROWS_A_CHOICE, Row, is_choice, shortened
-from .names import ANSWER_KEYS, CONTEXT_KEYS, SPLIT_FLAGS, SPLIT_KEYS, SPLIT_OF, TEXT_KEYS
+from .names import ANSWER_KEYS, ASIDE, CONTEXT_KEYS, SPLIT_FLAGS, SPLIT_KEYS, SPLIT_OF, TEXT_KEYS
 
 _Name = TypeVar("_Name", str, int)
 _Item = TypeVar("_Item")
 SAY = "stream.text=NAME stream.answer=NAME say which they are"
+_PACKED = {
+    b"PK\x03\x04": "packed (a zip archive or a workbook); unpack it, or save it as csv",
+    b"BZh": "packed (bzip2); unpack it",
+    b"\xfd7zXZ": "packed (xz); unpack it",
+    b"\x28\xb5\x2f\xfd": "packed (zstd); unpack it",
+    b"7z\xbc\xaf": "packed (7z); unpack it",
+}
 LABEL_WORD = re.compile(r"[0-9]{1,3}|[A-Z][A-Z_]*(?::[A-Za-z0-9_-]+)?|__label__\S+")
 
 
@@ -73,6 +81,10 @@ def read(path: Path) -> Content:
             data = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
         raise Unreadable(f"cannot be read ({error})") from None
+    if packed := next((kind for mark, kind in _PACKED.items() if data.startswith(mark)), ""):
+        raise Unreadable(f"is {packed}")
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and len(data) % 2 == 0:
+        data = data.decode("utf-16", "replace").encode()
     if b"\0" in data[:4096]:
         raise Unreadable("is not text (it holds zero bytes)")
     try:
@@ -101,7 +113,11 @@ def labelled_lines(content: Content) -> Rows:
         label, _, text = line.strip().partition(" ")
         if not line.strip():
             continue
-        yield Row(text.strip(), label) if text.strip() else Broken("a label without a text", f"{content.name}:{number}")
+        yield (
+            Row(text.strip(), label.removeprefix("__label__"))
+            if text.strip()
+            else Broken("a label without a text", f"{content.name}:{number}")
+        )
 
 
 def is_labelled_lines(content: Content) -> bool:
@@ -396,6 +412,21 @@ def records_by_split(found: Sequence[tuple[str, Any]]) -> dict[str, list[tuple[s
     return None
 
 
+def columns_in(top: Sequence[str], names: Sequence[str], columns: Columns) -> Columns:
+    """Where in a file with the first record `top` those columns are which another calls `names`; by their names, where it has such.
+
+    Raises Unreadable where the answer is not among them.
+    """
+    here, there = ([cell.lower() for cell in cells] for cells in (top, names))
+    if not columns.header or here == there:
+        return columns
+    if not all(there[column] in here for column in columns.text):
+        return replace(columns, header=False)
+    if there[columns.answer] not in here:
+        raise Unreadable(f"has no column '{names[columns.answer]}'")
+    return Columns(tuple(here.index(there[column]) for column in columns.text), here.index(there[columns.answer]), len(here), True)
+
+
 def table_by_split(records: Sequence[tuple[int, list[str]]]) -> dict[str, list[tuple[int, list[str]]]] | None:
     """The records of a table below its names by the split that a column names; None where none does."""
     names = [cell.lower() for cell in records[0][1]]
@@ -403,6 +434,19 @@ def table_by_split(records: Sequence[tuple[int, list[str]]]) -> dict[str, list[t
     if column is None:
         return None
     return parted(records[1:], [cells[column] if len(cells) == len(names) else "train" for _, cells in records[1:]])
+
+
+def is_text_alone(found: Sequence[tuple[str, Any]], fields: Fields) -> bool:
+    """Whether records are texts that nothing answers: beside one of them stands nothing but what is said about it."""
+    names = {name for _, record in found if isinstance(record, Mapping) for name in record}
+    return bool(fields.texts) and not fields.answers and names <= ASIDE.union(fields.texts[:1])
+
+
+def texts_alone(found: Sequence[tuple[str, Any]], field: str) -> Rows:
+    """The texts of such records."""
+    for place, record in found:
+        text = record.get(field) if isinstance(record, Mapping) else None
+        yield Row(text) if isinstance(text, str) and text.strip() else Broken("no text", place)
 
 
 def several_answers(found: Iterable[Sequence[tuple[str, Any]]], fields: Fields) -> int:

@@ -104,6 +104,72 @@ GOOD = {
         for name, held in OBJECTS.items()
         for wide, indent in (("", None), (", on many lines", 1))
     },
+    "rows that are not labelled": (
+        {
+            "train.tsv": "sentence\tlabel\n" + "".join(f"text {n}\t{n % 2}\n" for n in range(30)),
+            "dev.tsv": "label\tsentence\n1\ttext 31\n",
+            "test.tsv": "index\tsentence\n1\ttext 32\n",
+        },
+        "choices",
+        "table",
+        None,
+        Row("text 31", "1"),
+    ),
+    "texts and nothing else": (
+        {f"{s}.jsonl": "".join(json.dumps({"id": n, "text": f"text {n}"}) + "\n" for n in range(30)) for s in SPLITS},
+        "text",
+        "JSON records",
+        30,
+        Row("text 4"),
+    ),
+    "a column of texts": ({f"{s}.csv": "text\n" + lines(30, "say {n}") for s in SPLITS}, "text", "table", 30, Row("say 4")),
+    "texts by source and target": (
+        {f"{split}.{side}": lines(30, side + " {n}") for split in SPLITS for side in ("source", "target")},
+        "answers",
+        "two files, line by line",
+        30,
+        Row("source 4", "target 4"),
+    ),
+    "X and y": (
+        {f"X_{split}.txt": lines(30, "text {n}") for split in SPLITS} | {f"y_{split}.txt": lines(30, "{label}") for split in SPLITS},
+        "choices",
+        "two files, line by line",
+        30,
+        Row("text 4", "stop"),
+    ),
+    "numbers that a mapping names": (
+        {f"{split}_text.txt": lines(30, "text {n}") for split in SPLITS}
+        | {f"{split}_labels.txt": "".join(f"{n % 3}\n" for n in range(30)) for split in SPLITS}
+        | {"mapping.txt": "".join(f"{n}\t{label}\n" for n, label in enumerate(INTENTS))},
+        "choices",
+        "two files, line by line",
+        30,
+        Row("text 4", "stop"),
+    ),
+    "labels with their texts": (
+        {
+            f"{s}.jsonl": "".join(json.dumps({"text": f"a {n}", "label": n % 3, "label_text": INTENTS[n % 3]}) + "\n" for n in range(30))
+            for s in SPLITS
+        },
+        "choices",
+        "JSON records",
+        30,
+        Row("a 4", "stop"),
+    ),
+    "fastText": (
+        {f"{s}.txt": lines(30, "__label__{label} text {n}") for s in SPLITS},
+        "choices",
+        "a label and a text a line",
+        30,
+        Row("text 4", "stop"),
+    ),
+    "UTF-16": (
+        {f"{s}.csv": TABLE.replace("text 4", "text \u00e9").encode("utf-16") for s in SPLITS},
+        "choices",
+        "table",
+        30,
+        Row("text \u00e9", "stop"),
+    ),
     "records on many lines each": (
         {"a.json": "\n".join(json.dumps(record, indent=1) for record in RECORDS)},
         "choices",
@@ -605,6 +671,7 @@ UNREADABLE = {
     "arrow": ({"train/data-00000-of-00001.arrow": b"ARROW1"}, "train/data-00000-of-00001.arrow", "write it with to_parquet or to_json"),
     "no records": ({"a.json": {"layers": [{"n": 1}, {"n": 2}]}}, "a.json", "no text among n (first: a.json: layers 1)"),
     "a broken object": ({"a.json": '{"train": [\n["a", "b"],\n'}, "a.json", "is no JSON"),
+    "a zip archive": ({"train.zip": b"PK\x03\x04\0"}, "train.zip", "is packed (a zip archive or a workbook)"),
     "another ending": ({"model.safetensors": "abc\n"}, "model.safetensors", "is of no kind that can be read"),
     "no parquet": ({"train.parquet": "abc\n"}, "train.parquet", "p"),  # says what it needs, or that it is none
     "bad domains": ({"data.json": json.dumps(CLINC, indent=1), "domains.json": [1]}, "data.json", "'domains.json' that is no object"),

@@ -1,0 +1,105 @@
+"""What a file that is one JSON object as a whole holds: splits, or records in one of the shapes that such files come in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .names import ANSWER_KEYS, CONTEXT_KEYS, SPLIT_OF, TEXT_KEYS
+from .nested import TURNS, Record
+
+TEXTS = frozenset((*TEXT_KEYS, *CONTEXT_KEYS))
+KNOWN = TEXTS.union(ANSWER_KEYS)
+
+
+def object_in(text: str) -> Mapping[str, Any] | None:
+    """The object that a text is as a whole; None where it is anything else."""
+    if text.lstrip()[:1] != "{":
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def splits_in(held: Mapping[str, Any]) -> dict[str, list[Any]] | None:
+    """The lists of an object, or of the one under its `data`, where one of them is named as the training split."""
+    data = held.get("data")
+    found = {key: value for key, value in (data if isinstance(data, Mapping) else held).items() if isinstance(value, list)}
+    return found if any(SPLIT_OF.get(key.lower()) == "train" for key in found) else None
+
+
+def records_in(name: str, held: Mapping[str, Any]) -> list[Record] | None:
+    """The records of an object; None where it has none, or is one.
+
+    They are listed under `data`, or are its columns, as lists or as pandas writes them, or stand each under a name of its own, or are texts
+    listed under their answers, or are the longest list of objects in it.
+    """
+    if isinstance(held.get("data"), list):
+        return numbered(f"{name}: record", held["data"])
+    if any(isinstance(held.get(key), list) for key in (*TURNS, "paragraphs", "ordered_kv_records")):
+        return None
+    return _columns(name, held) or _by_name(name, held) or _by_answer(name, held) or _longest(name, held)
+
+
+def one_after_another(name: str, text: str) -> list[Record] | None:
+    """The objects of a text that holds several, each on many lines; None where it is anything else."""
+    decoder, found, at = json.JSONDecoder(), [], 0
+    if text.lstrip()[:1] != "{" or is_json(text.lstrip().partition("\n")[0]):
+        return None
+    while at < len(text):
+        if text[at].isspace():
+            at += 1
+            continue
+        try:
+            record, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            return None
+        found.append(record)
+    return numbered(f"{name}: record", found)
+
+
+def is_json(text: str) -> bool:
+    """Whether it can be read as such."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def numbered(where: str, listed: Sequence[Any]) -> list[Record]:
+    """With their places."""
+    return [(f"{where} {number}", record) for number, record in enumerate(listed, 1)]
+
+
+def _columns(name: str, held: Mapping[str, Any]) -> list[Record] | None:
+    columns = {key: value for key, value in held.items() if isinstance(value, list | Mapping)}
+    cells = {key: list(value.values()) if isinstance(value, Mapping) else value for key, value in columns.items()}
+    rows = {tuple(value) if isinstance(value, Mapping) else len(value) for value in columns.values()}
+    texts = [key for key, listed in cells.items() if key.lower() in TEXTS and listed and all(isinstance(cell, str) for cell in listed)]
+    if len(columns) < 2 or len(rows) > 1 or not texts:
+        return None
+    return numbered(f"{name}: record", [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)])
+
+
+def _by_name(name: str, held: Mapping[str, Any]) -> list[Record] | None:
+    objects = [value for value in held.values() if isinstance(value, Mapping) and not KNOWN.isdisjoint(map(str.lower, value))]
+    return [(f"{name}: {key}", value) for key, value in held.items()] if len(objects) > max(1, len(held) // 2) else None
+
+
+def _by_answer(name: str, held: Mapping[str, Any]) -> list[Record] | None:
+    listed = all(isinstance(value, list) and all(isinstance(text, str) for text in value) for value in held.values())
+    if not listed or len(held) < 2 or not KNOWN.isdisjoint(map(str.lower, held)):
+        return None
+    pairs = {f"{name}: {answer}": [{"text": text, "label": answer} for text in texts] for answer, texts in held.items()}
+    return [record for where, texts in pairs.items() for record in numbered(where, texts)]
+
+
+def _longest(name: str, held: Mapping[str, Any]) -> list[Record] | None:
+    below = {f"{key}.{inner}": value for key, part in held.items() if isinstance(part, Mapping) for inner, value in part.items()}
+    lists = {key: value for key, value in (*held.items(), *below.items()) if isinstance(value, list)}
+    objects = {key: value for key, value in lists.items() if 2 * sum(isinstance(item, Mapping) for item in value) > len(value)}
+    longest = max(objects, key=lambda key: len(objects[key]), default=None)
+    return None if longest is None else numbered(f"{name}: {longest}", objects[longest])
