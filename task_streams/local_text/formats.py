@@ -14,7 +14,7 @@ from .names import SPLIT_OF, TEXT_KEYS
 from .records import NOTHING_SAID, Broken, Content, Named, Rows, Unreadable
 
 FORMATS = (
-    "csv or tsv of a text and a label or answer; JSON lists or lines with the same (.json, .jsonl, also .gz), conversations, SQuAD's; "
+    "csv or tsv of a text and a label or answer; JSON with the same, as lists, lines or objects (also .gz), conversations, SQuAD's; "
     "parquet; lines 'LABEL text'; two files line by line (.src and .tgt, texts and labels, seq.in and label); a folder of short texts or "
     "a file of lines for each answer; bAbI stories; SCAN's IN: .. OUT: ..; CLINC150's and SNIPS' JSON; plain .txt"
 )

@@ -90,11 +90,13 @@ def _by_name(name: str, held: Mapping[str, Any]) -> list[Record] | None:
 
 
 def _by_answer(name: str, held: Mapping[str, Any]) -> list[Record] | None:
-    listed = all(isinstance(value, list) and all(isinstance(text, str) for text in value) for value in held.values())
-    if not listed or len(held) < 2 or not KNOWN.isdisjoint(map(str.lower, held)):
+    if len(held) < 2 or not KNOWN.isdisjoint(map(str.lower, held)) or not all(isinstance(value, list) for value in held.values()):
         return None
-    pairs = {f"{name}: {answer}": [{"text": text, "label": answer} for text in texts] for answer, texts in held.items()}
-    return [record for where, texts in pairs.items() for record in numbered(where, texts)]
+    texts = [text for value in held.values() for text in value]
+    if 2 * sum(isinstance(text, str) and " " in text for text in texts) <= len(texts):  # lists of names, of no text
+        return None
+    pairs = {f"{name}: {answer}": [{"text": text, "label": answer} for text in value] for answer, value in held.items()}
+    return [record for where, listed in pairs.items() for record in numbered(where, listed)]
 
 
 def _longest(name: str, held: Mapping[str, Any]) -> list[Record] | None:

@@ -67,7 +67,7 @@ class Content:
         """The records of that object, or objects on many lines each; None where there are none."""
         return objects.one_after_another(self.name, self.text) if self.held is None else objects.records_in(self.name, self.held)
 
-    @property
+    @cached_property
     def lines(self) -> list[str]:
         """Without their ends; line ends of all systems, nothing else parts lines."""
         return re.split(r"\r\n|\n|\r", self.text.removesuffix("\n").removesuffix("\r")) if self.text else []
@@ -133,11 +133,11 @@ def scan(content: Content) -> Rows:
     for number, line in enumerate(content.lines, 1):
         if not line.strip():
             continue
-        found = re.fullmatch(r"\s*IN:\s*(.*?)\s*OUT:\s*(.*?)\s*", line)
-        if found is None or not found[1] or not found[2]:
+        command, _, actions = line.strip().removeprefix("IN:").partition("OUT:")
+        if not line.strip().startswith("IN:") or not command.strip() or not actions.strip():
             yield Broken("expected IN: command OUT: actions", f"{content.name}:{number}")
         else:
-            yield Row(found[1], found[2])
+            yield Row(command.strip(), actions.strip())
 
 
 def stories(content: Content) -> Rows:
