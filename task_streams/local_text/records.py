@@ -206,6 +206,8 @@ def table(content: Content, separator: str) -> list[tuple[int, list[str]]]:
                 found.append((reader.line_num, [cell.strip() for cell in cells]))
     except csv.Error as error:
         raise Unreadable(f"is no table at line {reader.line_num} ({error})") from None
+    if not found:
+        raise Unreadable("is a table without cells")
     return found
 
 

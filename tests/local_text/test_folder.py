@@ -672,6 +672,7 @@ UNREADABLE = {
     "no records": ({"a.json": {"layers": [{"n": 1}, {"n": 2}]}}, "a.json", "no text among n (first: a.json: layers 1)"),
     "a broken object": ({"a.json": '{"train": [\n["a", "b"],\n'}, "a.json", "is no JSON"),
     "lists of names": ({"intents.json": {domain: [*INTENTS] * 3 for domain in "ab"}}, "intents.json", "no text among a, b"),
+    "no cells": ({"train.csv": ' , ,""\n'}, "train.csv", "is a table without cells"),
     "a zip archive": ({"train.zip": b"PK\x03\x04\0"}, "train.zip", "is packed (a zip archive or a workbook)"),
     "another ending": ({"model.safetensors": "abc\n"}, "model.safetensors", "is of no kind that can be read"),
     "no parquet": ({"train.parquet": "abc\n"}, "train.parquet", "p"),  # says what it needs, or that it is none
