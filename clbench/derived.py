@@ -23,6 +23,7 @@ from . import metrics
 from .errors import ValidationError
 from .matrix import EvaluationMatrix
 from .store import SCHEMA, merge, parse_events, read_json
+from .validation import check_events, check_manifest
 
 MAX_UNPACKED = 200 * 2**20
 EVALS_COLUMNS = (
@@ -238,10 +239,23 @@ def _load_reference(folder: Path, _modified: int) -> Reference:
     )
 
 
+def is_packed(folder: Path) -> bool:
+    """Whether a run lies in `folder` as packs hold it."""
+    return (folder / "events.jsonl.gz").is_file()
+
+
 def read_packed(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Manifest and events of one packed run."""
+    """Manifest and events of one packed run, checked."""
     file = folder / "events.jsonl.gz"
-    return read_json(folder / "run.json"), parse_events(unpacked(file, MAX_UNPACKED), str(file))
+    manifest, events = read_json(folder / "run.json"), parse_events(unpacked(file, MAX_UNPACKED), str(file))
+    check(manifest, events, folder, file)
+    return manifest, events
+
+
+def check(manifest: Record, events: Iterable[Record], folder: Path, log: Path) -> None:
+    """Refuse a run in `folder` whose files lack what readers need."""
+    check_manifest(manifest, f"{folder}/run.json")
+    check_events(manifest, events, str(log))
 
 
 def unpacked(file: Path, limit: int) -> bytes:

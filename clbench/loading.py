@@ -7,7 +7,6 @@ A run is stored in one of two shapes: the folder of a run (`run.json`, `events.j
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,6 @@ from . import derived
 from .errors import UserError, ValidationError
 from .matrix import EvaluationMatrix
 from .metrics import FewShotCurve
-from .registry import NAME
 from .store import merge, read_events, read_json
 
 if TYPE_CHECKING:
@@ -159,7 +157,7 @@ def _origin(folder: Path, root: Path) -> str:
 
 def load_run(folder: Path, origin: str | None = None) -> LoadedRun:
     """The run that lies in `folder`, in either shape; without a log yet it has no events."""
-    if (folder / "events.jsonl.gz").is_file():
+    if derived.is_packed(folder):
         manifest, events = derived.read_packed(folder)
         attempts = _packed_attempts(folder / "attempts.json")
     else:
@@ -167,7 +165,7 @@ def load_run(folder: Path, origin: str | None = None) -> LoadedRun:
         events = read_events(folder / "events.jsonl") if (folder / "events.jsonl").is_file() else []
         files = sorted((folder / "attempts").glob("*.json"), key=lambda file: (len(file.name), file.name))
         attempts = [read_json(file) for file in files]
-    check_manifest(manifest, f"{folder}/run.json")
+        derived.check(manifest, events, folder, folder / "events.jsonl")
     return LoadedRun(manifest, tuple(events), tuple(attempts), folder.name if origin is None else origin)
 
 
@@ -181,49 +179,3 @@ def _packed_attempts(file: Path) -> list[dict[str, Any]]:
     if not isinstance(attempts, list) or not all(isinstance(attempt, dict) for attempt in attempts):
         raise ValidationError(f"{file}: expected a list of objects, one per attempt")
     return attempts
-
-
-_TYPES: tuple[tuple[str, type], ...] = (
-    ("run_key", str),
-    ("budget", str),
-    ("seed", int),
-    ("order_id", int),
-    ("protocol_version", int),
-    ("stream.name", str),
-    ("stream.version", int),
-    ("stream.hash", str),
-    ("stream.spec.name", str),
-    ("stream.spec.version", int),
-    ("stream.spec.family", str),
-    ("stream.spec.role", str),
-    ("stream.spec.window", int),
-    ("stream.spec.tasks", list),
-    ("stream.spec.phases", list),
-    ("agent.name", str),
-    ("agent.hash", str),
-)
-_NAMES = ("budget", "stream.name", "stream.spec.family", "agent.name")
-
-
-def check_manifest(manifest: Record, where: str) -> None:
-    """Refuse a manifest without the fields that every reader needs, or with names that are no names."""
-    for key, kind in _TYPES:
-        value = field_of(manifest, key)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise ValidationError(f"{where}: {key}: expected {kind.__name__}, found {value!r:.60}")
-    for key in _NAMES:
-        if not NAME.fullmatch(field_of(manifest, key)):
-            raise ValidationError(f"{where}: {key}: expected a name matching {NAME.pattern}, found {field_of(manifest, key)!r:.60}")
-    if not re.fullmatch(r"[0-9a-f]{12}", manifest["run_key"]):
-        raise ValidationError(f"{where}: run_key: expected 12 hexadecimal digits, found {manifest['run_key']!r:.60}")
-    for number, task in enumerate(manifest["stream"]["spec"]["tasks"]):
-        if not isinstance(task, Mapping) or not isinstance(task.get("name"), str):
-            raise ValidationError(f"{where}: stream.spec.tasks[{number}].name: expected str, found {task!r:.60}")
-
-
-def field_of(record: Record, key: str) -> Any:
-    """The value at a dotted key; None where a part is missing."""
-    value: Any = record
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value

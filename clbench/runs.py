@@ -330,6 +330,7 @@ def derive(path: Path, reference: derived.Reference | None) -> dict[str, Any]:
     """Rebuild `evals.csv` and `summary.json` of a run's folder from its events; returns the summary."""
     folder = RunFolder(path)
     manifest, events = folder.manifest(), folder.events()
+    derived.check(manifest, events, path, path / "events.jsonl")
     summary = derived.summary(manifest, events, reference)
     folder.write("evals.csv", derived.evals_csv(manifest, events))
     folder.write("summary.json", _json(summary))

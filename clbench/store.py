@@ -25,6 +25,7 @@ from . import checkpoint
 from .errors import UserError, ValidationError
 from .files import LineFile, disk_errors, make_folder, write_whole
 from .stream import canonical_json
+from .validation import field_of
 
 try:
     import fcntl
@@ -180,9 +181,9 @@ class RunFolder:
     def _compare(self, manifest: Mapping[str, Any]) -> None:
         recorded = self.manifest()
         differing = [
-            f"{key} {_short(_get(recorded, key))} -> {_short(_get(manifest, key))}"
+            f"{key} {_short(field_of(recorded, key))} -> {_short(field_of(manifest, key))}"
             for key in ("run_key", "protocol_version", "stream.hash", "agent.hash", "determinism.threads", "seed")
-            if _get(recorded, key) != _get(manifest, key)
+            if field_of(recorded, key) != field_of(manifest, key)
         ]
         if differing:
             raise UserError(
@@ -255,13 +256,6 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValidationError(f"{path}: expected JSON, got something else ({error})") from None
     if not isinstance(value, dict):
         raise ValidationError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
-
-
-def _get(record: Mapping[str, Any], key: str) -> Any:
-    value: Any = record
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
     return value
 
 

@@ -28,10 +28,11 @@ from typing import Any
 from . import derived
 from .errors import UserError, ValidationError
 from .files import disk_errors, make_folder, write_whole
-from .loading import LoadedRun, check_manifest, field_of, load_run
+from .loading import LoadedRun, load_run
 from .registry import NAME
 from .store import SCHEMA, canonical_json, merge
 from .stream import digest
+from .validation import check_manifest, field_of
 
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 RUN_FOLDER = re.compile(r"s(\d{3,})-([0-9a-f]{12})")

@@ -1,5 +1,6 @@
 """Stored runs are read as they are, in both shapes, and nothing heavy is loaded for it."""
 
+import gzip
 import json
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import pytest
 
 import clbench
-from clbench import submissions
+from clbench import cli, submissions
 from clbench.errors import UserError, ValidationError
 from clbench.loading import find_runs, load_runs
 
@@ -111,6 +112,13 @@ def test_an_empty_folder_says_what_was_expected(tmp_path):
         (lambda m: m["stream"]["spec"].pop("tasks"), "stream.spec.tasks: expected list, found None"),
         (lambda m: m["stream"]["spec"]["tasks"].append({}), r"stream.spec.tasks\[2\].name: expected str"),
         (lambda m: m.update(stream=[]), "stream.name: expected str, found None"),
+        (lambda m: m["stream"]["spec"]["tasks"][1].update(scale=[1, 0]), r"stream.spec.tasks\[1\].scale: expected a floor and a ceiling"),
+        (
+            lambda m: m["stream"]["spec"]["phases"][0].update(columns=[7]),
+            r"stream.spec.phases\[0\].columns: expected numbers of tasks below",
+        ),
+        (lambda m: m["stream"]["spec"]["phases"][0].pop("units"), r"stream.spec.phases\[0\].units: expected a whole number, found None"),
+        (lambda m: m["stream"]["spec"].update(few_shot={"shots": "1"}), r"stream.spec.few_shot.shots: expected a list of whole numbers"),
     ],
 )
 def test_a_manifest_that_lies_about_itself_is_refused_by_field(folder, tmp_path, change, message):
@@ -119,6 +127,41 @@ def test_a_manifest_that_lies_about_itself_is_refused_by_field(folder, tmp_path,
     (folder / "run.json").write_text(json.dumps(manifest))
     with pytest.raises(ValidationError, match=message):
         find_runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda e: e.pop("score"), "score: expected a list of numbers, found None"),
+        (lambda e: e.update(score=["1"]), "score: expected a list of numbers, found \\['1'\\]"),
+        (lambda e: e.update(task=9), "task: expected a number below 2, found 9"),
+        (lambda e: e.update(task=-1), "task: expected a whole number, found -1"),
+        (lambda e: e.update(phase="0"), "phase: expected a whole number, found '0'"),
+        (lambda e: e.update(attempt="b"), "attempt: expected a whole number, found 'b'"),
+        (lambda e: e.update(length={}), "length: expected a list of numbers or nothing, found {}"),
+    ],
+)
+def test_a_record_without_what_is_read_of_it_is_refused_by_field(folder, tmp_path, capsys, change, message):
+    log = folder / "events.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    number = next(n for n, record in enumerate(lines) if record["kind"] == "eval")
+    change(lines[number])
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ValidationError, match=f"events.jsonl: record {number + 1} \\(eval\\): {message}"):
+        find_runs(tmp_path)
+    assert cli.main(["metrics", str(tmp_path)]) == 3
+    assert f"record {number + 1} (eval)" in capsys.readouterr().err
+
+
+def test_packed_runs_are_measured_and_left_as_they_are(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "packed" / folder.name, ignore=shutil.ignore_patterns("events.jsonl", "*.csv", "summary.json"))
+    (tmp_path / "packed" / folder.name / "events.jsonl.gz").write_bytes(gzip.compress((folder / "events.jsonl").read_bytes()))
+    before = sorted((tmp_path / "packed").rglob("*"))
+    assert cli.main(["metrics", str(tmp_path / "packed"), "--json"]) == 0
+    (packed,) = json.loads(capsys.readouterr().out)
+    assert cli.main(["metrics", str(folder), "--json"]) == 0
+    (other,) = json.loads(capsys.readouterr().out)
+    assert packed | {"folder": ""} == other | {"folder": ""} and sorted((tmp_path / "packed").rglob("*")) == before
 
 
 def test_nothing_heavy_is_imported_for_reports_and_checks():

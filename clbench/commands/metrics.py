@@ -1,5 +1,7 @@
 """Measure runs: rebuilds evals.csv and summary.json from the events and writes the numbers. Without runs: what the metrics are.
 
+Packed runs are measured too, and left as they are.
+
 clbench metrics
 clbench metrics results/runs/toy@1
 clbench metrics results/runs --family cw                  each method over its runs, with the intervals of Continual World
@@ -88,15 +90,24 @@ def _definition(function: Any) -> str:
 
 
 def _measured(folder: Path) -> dict[str, Any]:
+    """The metrics of one run, which are written into its folder where it is not packed."""
     from .. import derived, runs
-    from ..store import RunFolder
+    from ..loading import load_run
 
-    results = folder.absolute().parents[3] if len(folder.absolute().parents) > 3 else folder.parent
-    summary = runs.derive(folder, derived.find_reference(RunFolder(folder).manifest(), results))
+    run = load_run(folder)
+    reference = derived.find_reference(run.manifest, _results_of(folder))
+    summary = derived.summary(run.manifest, run.events, reference) if derived.is_packed(folder) else runs.derive(folder, reference)
     return {**summary, "folder": str(folder)}
 
 
+def _results_of(folder: Path) -> Path:
+    """The folder above a run, or a packed one, in which its reference sets are looked for."""
+    above = folder.absolute().parents
+    return next((place for place in above if (place / "references").is_dir()), above[min(3, len(above) - 1)])
+
+
 def _write(measured: Sequence[Mapping[str, Any]], out: Output) -> None:
+    from ..derived import is_packed
     from ..report.tables import HEADLINE
 
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
@@ -115,7 +126,8 @@ def _write(measured: Sequence[Mapping[str, Any]], out: Output) -> None:
         if any(s["status"] != "finished" for s in group):
             out.say("* unfinished: what is there was measured")
         out.result()
-    out.say(f"evals.csv and summary.json of {len(measured)} {'run' if len(measured) == 1 else 'runs'} were rebuilt")
+    if rebuilt := sum(not is_packed(Path(summary["folder"])) for summary in measured):
+        out.say(f"evals.csv and summary.json of {rebuilt} {'run' if rebuilt == 1 else 'runs'} were rebuilt")
 
 
 def _title(summary: Mapping[str, Any]) -> str:
@@ -150,7 +162,7 @@ def _family(folders: Sequence[Path], family: str, as_json: bool, out: Output) ->
         loaded[run.stream, run.budget, run.agent].append(run)
     rows = []
     for (stream, budget, agent), group in sorted(loaded.items()):
-        reference = derived.find_reference(group[0].manifest, folders[0].absolute().parents[3])
+        reference = derived.find_reference(group[0].manifest, _results_of(folders[0]))
         rows.append({"stream": stream, "budget": budget, "agent": agent, "runs": len(group), **_family_values(family, group, reference)})
     if as_json:
         out.json(rows)
@@ -194,7 +206,7 @@ def _continual_world(folders: Sequence[Path], as_json: bool, out: Output) -> int
     for folder in folders:
         run = load_run(folder)
         streams[f"{run.family}/{run.budget}"].append(run)
-    measured = {stream: methods(group, folders[0].absolute().parents[3]) for stream, group in sorted(streams.items())}
+    measured = {stream: methods(group, _results_of(folders[0])) for stream, group in sorted(streams.items())}
     if as_json:
         only = len(measured) == 1
         out.json({name if only else f"{stream}/{name}": values for stream, found in measured.items() for name, values in found.items()})
