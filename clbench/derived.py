@@ -239,11 +239,6 @@ def _load_reference(folder: Path, _modified: int) -> Reference:
     )
 
 
-def is_packed(folder: Path) -> bool:
-    """Whether a run lies in `folder` as packs hold it."""
-    return (folder / "events.jsonl.gz").is_file()
-
-
 def read_packed(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Manifest and events of one packed run, checked."""
     file = folder / "events.jsonl.gz"

@@ -17,7 +17,7 @@ from . import derived
 from .errors import UserError, ValidationError
 from .matrix import EvaluationMatrix
 from .metrics import FewShotCurve
-from .store import merge, read_events, read_json
+from .store import is_packed, merge, read_events, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,7 +157,7 @@ def _origin(folder: Path, root: Path) -> str:
 
 def load_run(folder: Path, origin: str | None = None) -> LoadedRun:
     """The run that lies in `folder`, in either shape; without a log yet it has no events."""
-    if derived.is_packed(folder):
+    if is_packed(folder):
         manifest, events = derived.read_packed(folder)
         attempts = _packed_attempts(folder / "attempts.json")
     else:

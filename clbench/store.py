@@ -246,6 +246,11 @@ class RunFolder:
             self._lock = None
 
 
+def is_packed(folder: Path) -> bool:
+    """Whether a run lies in `folder` as packs hold it."""
+    return (folder / "events.jsonl.gz").is_file()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, or one line that says what is wrong with it."""
     try:

@@ -154,13 +154,17 @@ def test_a_record_without_what_is_read_of_it_is_refused_by_field(folder, tmp_pat
 
 
 def test_packed_runs_are_measured_and_left_as_they_are(folder, tmp_path, capsys):
-    shutil.copytree(folder, tmp_path / "packed" / folder.name, ignore=shutil.ignore_patterns("events.jsonl", "*.csv", "summary.json"))
+    shutil.copytree(
+        folder, tmp_path / "packed" / folder.name, ignore=shutil.ignore_patterns("events.jsonl", "*.csv", "summary.json", "DONE")
+    )
     (tmp_path / "packed" / folder.name / "events.jsonl.gz").write_bytes(gzip.compress((folder / "events.jsonl").read_bytes()))
     before = sorted((tmp_path / "packed").rglob("*"))
     assert cli.main(["metrics", str(tmp_path / "packed"), "--json"]) == 0
     (packed,) = json.loads(capsys.readouterr().out)
     assert cli.main(["metrics", str(folder), "--json"]) == 0
     (other,) = json.loads(capsys.readouterr().out)
+    assert cli.main(["list", "runs", str(tmp_path / "packed"), "--json"]) == 0
+    assert [run["state"] for run in json.loads(capsys.readouterr().out)] == ["packed"]
     assert packed | {"folder": ""} == other | {"folder": ""} and sorted((tmp_path / "packed").rglob("*")) == before
 
 

@@ -93,10 +93,11 @@ def _measured(folder: Path) -> dict[str, Any]:
     """The metrics of one run, which are written into its folder where it is not packed."""
     from .. import derived, runs
     from ..loading import load_run
+    from ..store import is_packed
 
     run = load_run(folder)
     reference = derived.find_reference(run.manifest, _results_of(folder))
-    summary = derived.summary(run.manifest, run.events, reference) if derived.is_packed(folder) else runs.derive(folder, reference)
+    summary = derived.summary(run.manifest, run.events, reference) if is_packed(folder) else runs.derive(folder, reference)
     return {**summary, "folder": str(folder)}
 
 
@@ -107,8 +108,8 @@ def _results_of(folder: Path) -> Path:
 
 
 def _write(measured: Sequence[Mapping[str, Any]], out: Output) -> None:
-    from ..derived import is_packed
     from ..report.tables import HEADLINE
+    from ..store import is_packed
 
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for summary in measured:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..store import is_packed
 
 
 def run_folders(paths: list[str]) -> list[Path]:
@@ -48,7 +49,9 @@ def _row(path: Path) -> dict[str, Any]:
 
 
 def state(path: Path) -> str:
-    """`new`, `unfinished` (the same command continues it) or `done`."""
+    """`new`, `unfinished` (the same command continues it), `done` or `packed`."""
     if (path / "DONE").exists():
         return "done"
+    if is_packed(path):
+        return "packed"
     return "unfinished" if (path / "run.json").exists() else "new"
