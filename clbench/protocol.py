@@ -390,6 +390,7 @@ class Session:
             "seq": self._log.seq,
             "train_seq": self._log.train_seq,
             "seconds": self._log.seconds,
+            "log": self._log.digest,
             "clock": dict(self._clock.seconds),
             "agent": checkpoint.encode(self.agent.state_dict(), "state_dict()"),
             "experience": None if self._experience is None else checkpoint.encode(self._experience.state_dict(), "experience"),
@@ -405,7 +406,7 @@ class Session:
         if state["position"] > len(self._plan):
             raise UserError("the checkpoint belongs to a longer stream; type the command again with --fresh")
         self._position = state["position"]
-        self._log.continue_from(state["seq"], state["train_seq"], state["seconds"])
+        self._log.continue_from(state["seq"], state["train_seq"], state["seconds"], state.get("log"))
         self._clock.seconds.update(state["clock"])
         self.agent.load_state_dict(checkpoint.decode(state["agent"]))
         if state["experience"] is not None:

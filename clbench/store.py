@@ -14,7 +14,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -68,10 +68,15 @@ class MemorySink:
 
 
 class EventLog:
-    """Writes events. Numbered records carry `seq` without gaps and hold only what the run's identity determines."""
+    """Writes events. Numbered records carry `seq` without gaps and hold only what the run's identity determines.
 
-    def __init__(self, sink: Sink, attempt: int = 0) -> None:
+    `earlier`: what earlier attempts determined (see `determined`), where the log has a past; `where`: its name, for people.
+    """
+
+    def __init__(self, sink: Sink, attempt: int = 0, earlier: Sequence[str] | None = None, where: str = "events.jsonl") -> None:
         self._sink = sink
+        self._past, self._where = earlier, where
+        self._hashed: Any = sha256()
         self.attempt = attempt
         self.seq = 0
         self.train_seq = 0
@@ -83,14 +88,30 @@ class EventLog:
         """Monotonic seconds at work, summed over attempts."""
         return self._earlier + time.monotonic() - self._begun
 
-    def continue_from(self, seq: int, train_seq: int, seconds: float) -> None:
-        """Go on counting where a checkpoint was taken."""
+    @property
+    def digest(self) -> str | None:
+        """Of all that was determined so far; None where the log went on from a past that it does not know."""
+        return None if self._hashed is None else self._hashed.hexdigest()
+
+    def continue_from(self, seq: int, train_seq: int, seconds: float, digest: str | None = None) -> None:
+        """Go on counting where a checkpoint was taken, behind records with this digest; a log that lost or changed some is refused."""
         self.seq, self.train_seq, self._earlier = seq, train_seq, seconds
+        if self._past is None:
+            self._hashed = None
+            return
+        self._hashed = sha256("".join(self._past[:seq]).encode())
+        if digest is not None and self._hashed.hexdigest() != digest:
+            raise UserError(
+                f"'{self._where}' has not the {seq} records that its checkpoint was taken behind: lines were lost or changed. "
+                "Type the command again with --fresh to begin a new run beside it"
+            )
 
     def numbered(self, kind: str, **payload: Any) -> None:
         """Append a record that every run of this identity has, byte for byte."""
         assert kind in NUMBERED, kind
         self._write(kind, self.seq, payload, durable=True)
+        if self._hashed is not None:
+            self._hashed.update(canonical_json({"kind": kind, "seq": self.seq, **payload}).encode())
         self.seq += 1
 
     def train(self, **payload: Any) -> None:
@@ -201,7 +222,9 @@ class RunFolder:
 
     def log(self, attempt: int) -> EventLog:
         """The log, opened for appending."""
-        return EventLog(LineFile(self.path / "events.jsonl"), attempt)
+        file = self.path / "events.jsonl"
+        sink = LineFile(file)
+        return EventLog(sink, attempt, determined(read_events(file)), str(file))
 
     def save_checkpoint(self, state: dict[str, Any]) -> dict[str, Any]:
         """Write the newest checkpoint; returns what the event log records of it."""

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -327,6 +328,39 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(stopped, capsys):
     last.write_bytes(last.read_bytes()[:100])
     assert typed(run(), capsys)[0] == 0
     assert any(event.get("code") == "checkpoint-damaged" for event in store.read_events(stopped / "events.jsonl"))
+
+
+def test_a_changed_bit_in_a_checkpoint_is_damage(stopped, capsys):
+    last = stopped / "checkpoints" / "last.pt"
+    (stopped / "checkpoints" / "last.prev.pt").write_bytes(last.read_bytes())
+    with zipfile.ZipFile(last) as archive:
+        member = max(archive.infolist(), key=lambda info: info.file_size)
+        content = archive.read(member)
+    data = bytearray(last.read_bytes())
+    data[data.index(content) + len(content) // 2] ^= 1
+    last.write_bytes(data)
+    assert typed(run(), capsys)[0] == 0
+    assert any(event.get("code") == "checkpoint-damaged" for event in store.read_events(stopped / "events.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: [],
+        lambda lines: lines[:3],
+        lambda lines: [*lines[:1], *lines[2:]],
+        lambda lines: [line.replace('"score":[', '"score":[1,') for line in lines],
+    ],
+    ids=["all lost", "the end lost", "one lost", "one changed"],
+)
+def test_a_log_that_lost_what_its_checkpoint_was_taken_behind_is_refused(stopped, capsys, damage):
+    log, last = stopped / "events.jsonl", stopped / "checkpoints" / "last.pt"
+    numbered = [line for line in log.read_text().splitlines() if '"seq":null' not in line]
+    log.write_text("".join(f"{line}\n" for line in damage(numbered)))
+    kept, state = log.read_bytes(), last.read_bytes()
+    code, line = typed(run(), capsys)
+    assert code == 2 and "events.jsonl' has not the" in line and "--fresh" in line
+    assert log.read_bytes().startswith(kept) and last.read_bytes() == state and not (stopped / "DONE").exists()
 
 
 def test_two_damaged_checkpoints_change_nothing_and_say_fresh(stopped, capsys):
