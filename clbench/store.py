@@ -25,7 +25,7 @@ from . import checkpoint
 from .errors import UserError, ValidationError
 from .files import LineFile, disk_errors, make_folder, write_whole
 from .stream import canonical_json
-from .validation import field_of
+from .validation import check_manifest, field_of
 
 try:
     import fcntl
@@ -201,6 +201,7 @@ class RunFolder:
 
     def _compare(self, manifest: Mapping[str, Any]) -> None:
         recorded = self.manifest()
+        check_manifest(recorded, f"{self.path}/run.json")
         differing = [
             f"{key} {_short(field_of(recorded, key))} -> {_short(field_of(manifest, key))}"
             for key in ("run_key", "protocol_version", "stream.hash", "agent.hash", "determinism.threads", "seed")

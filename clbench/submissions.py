@@ -358,8 +358,6 @@ def check_run(run: LoadedRun, where: str) -> Iterator[Finding]:
 def _check_identity(run: LoadedRun, file: str) -> Iterator[Finding]:
     manifest = run.manifest
     stream = manifest["stream"]
-    if stream["hash"] != digest(stream["spec"]):
-        yield Finding(file, "stream.hash", digest(stream["spec"]), stream["hash"])
     for key in ("name", "version"):
         if stream[key] != stream["spec"][key]:
             yield Finding(file, f"stream.{key}", str(stream["spec"][key]), str(stream[key]))

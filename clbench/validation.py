@@ -8,6 +8,7 @@ from typing import Any
 
 from .errors import ValidationError
 from .registry import NAME
+from .stream import digest
 
 Record = Mapping[str, Any]
 
@@ -51,6 +52,8 @@ def check_manifest(manifest: Record, where: str) -> None:
         _check_phase(phase, len(spec["tasks"]), f"{where}: stream.spec.phases[{number}].")
     if spec.get("few_shot") is not None:
         _check_few_shot(spec["few_shot"], f"{where}: stream.spec.few_shot.")
+    if manifest["stream"]["hash"] != digest(spec):
+        raise _refusal(f"{where}: stream.hash", f"{digest(spec)[:12]}.., which stream.spec has", manifest["stream"]["hash"][:12])
 
 
 def _check_task(task: Any, where: str) -> None:

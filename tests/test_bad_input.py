@@ -322,6 +322,16 @@ def test_a_corrupt_manifest_is_named(stopped, capsys):
     assert (stopped / "checkpoints" / "last.pt").exists()
 
 
+def test_a_manifest_whose_stream_was_changed_is_refused_before_anything_is_run(stopped, capsys):
+    manifest = json.loads((stopped / "run.json").read_text())
+    manifest["stream"]["spec"]["tasks"][0]["scale"][0] -= 0.1
+    (stopped / "run.json").write_text(json.dumps(manifest))
+    before = (stopped / "events.jsonl").read_bytes()
+    code, line = typed(run(), capsys)
+    assert code == 3 and "run.json: stream.hash: expected" in line
+    assert (stopped / "events.jsonl").read_bytes() == before
+
+
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(stopped, capsys):
     last = stopped / "checkpoints" / "last.pt"
     (stopped / "checkpoints" / "last.prev.pt").write_bytes(last.read_bytes())
