@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import keyword
 import os
 import signal
@@ -70,10 +71,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
-        if "--debug" in words:
-            out.traceback()
-        out.error(said(error) + ("" if "--debug" in words else ". --debug shows the traceback"))
-        return 1
+        return _said(error, "--debug" in words, out)
+
+
+def _said(error: Exception, debug: bool, out: Output) -> int:
+    """The exit code of an error that nobody expected: the user's where a name cannot be one or may not be opened."""
+    if debug:
+        out.traceback()
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES) and error.filename is not None:
+        name = str(error.filename)
+        out.error(f"'{name if len(name) < 80 else name[:79] + '…'}': {error.strerror}; give another name")
+        return UserError.exit_code
+    out.error(said(error) + ("" if debug else ". --debug shows the traceback"))
+    return 1
 
 
 def _dispatch(words: list[str]) -> int:

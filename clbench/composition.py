@@ -45,6 +45,8 @@ def compose(nodes: Mapping[str, DictConfig], words: Sequence[str], budget: str) 
         raise UserError(
             "the defaults of the agent's file lead back to itself; name another agent there, as in defaults: [ewc, _self_]"
         ) from error
+    except ValueError as error:  # what stands in a defaults list
+        raise UserError(f"the defaults of the agent's file: {_first_line(error)}; expected names, as in defaults: [ewc, _self_]") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise _explained(error, _selected(nodes, budget), written) from error
     try:
@@ -60,7 +62,7 @@ def compose_alone(nodes: Mapping[str, DictConfig], words: Sequence[str], budget:
         config = _of_chosen(nodes, budget, [_part_choice(word, nodes) for word in words])
         tree = OmegaConf.to_container(config, resolve=False)
         return None if "${" in repr(tree) else _plain(tree)
-    except (RecursionError, HydraException, OmegaConfBaseException, UserError):
+    except (RecursionError, ValueError, HydraException, OmegaConfBaseException, UserError):
         return None
 
 
