@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import math
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -258,7 +259,7 @@ def unpacked(file: Path, limit: int) -> bytes:
     try:
         with gzip.open(file, "rb") as handle:
             data = handle.read(limit + 1)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValidationError(f"{file}: expected a gzip file of events ({error})") from None
     if len(data) > limit:
         raise ValidationError(f"{file}: expected at most {MAX_UNPACKED} bytes unpacked in all, found more")

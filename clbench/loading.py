@@ -6,7 +6,6 @@ A run is stored in one of two shapes: the folder of a run (`run.json`, `events.j
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,7 @@ from . import derived
 from .errors import UserError, ValidationError
 from .matrix import EvaluationMatrix
 from .metrics import FewShotCurve
-from .store import is_packed, merge, read_events, read_json
+from .store import is_packed, merge, parse, read_events, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,8 +172,8 @@ def _packed_attempts(file: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     try:
-        attempts = json.loads(file.read_text())
-    except ValueError as error:
+        attempts = parse(file.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise ValidationError(f"{file}: expected JSON, got something else ({error})") from None
     if not isinstance(attempts, list) or not all(isinstance(attempt, dict) for attempt in attempts):
         raise ValidationError(f"{file}: expected a list of objects, one per attempt")

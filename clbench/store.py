@@ -9,6 +9,7 @@ A run's folder is named by what it is, `DONE` is created last, a second start co
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import socket
@@ -144,7 +145,7 @@ def parse_events(data: bytes, where: str) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
+            record = parse(line)
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
@@ -275,10 +276,25 @@ def is_packed(folder: Path) -> bool:
     return (folder / "events.jsonl.gz").is_file()
 
 
+def parse(data: bytes) -> Any:
+    """The JSON value that `data` is; raises ValueError where it is none, or has numbers that are none."""
+    return _JSON.decode(data.decode())
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits} is no JSON")
+    return value
+
+
+_JSON = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, or one line that says what is wrong with it."""
     try:
-        value = json.loads(path.read_text())
+        value = parse(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"no file '{path}'; expected the folder of a run, with run.json and events.jsonl") from None
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError

@@ -30,7 +30,7 @@ from .errors import UserError, ValidationError
 from .files import disk_errors, make_folder, write_whole
 from .loading import LoadedRun, load_run
 from .registry import NAME
-from .store import SCHEMA, canonical_json, merge
+from .store import SCHEMA, canonical_json, merge, read_json
 from .stream import digest
 from .validation import check_manifest, field_of
 
@@ -324,7 +324,7 @@ def _check_content(folder: Path) -> Iterator[Finding]:
     yield from _compare(
         "environment.txt", "content", environment_of(runs), (folder / "environment.txt").read_bytes().decode(errors="replace")
     )
-    yield from _check_submission(json.loads((folder / "submission.json").read_text()), runs)
+    yield from _check_submission(read_json(folder / "submission.json"), runs)
 
 
 def _compare(file: str, field: str, expected: str, found: str) -> Iterator[Finding]:

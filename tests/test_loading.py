@@ -153,6 +153,22 @@ def test_a_record_without_what_is_read_of_it_is_refused_by_field(folder, tmp_pat
     assert f"record {number + 1} (eval)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e400"])
+def test_a_number_that_is_none_is_no_record(folder, tmp_path, number):
+    log = folder / "events.jsonl"
+    log.write_text(log.read_text().replace('"score":[', f'"score":[{number},', 1))
+    with pytest.raises(ValidationError, match=r"events.jsonl:\d+: expected one JSON record"):
+        find_runs(tmp_path)
+
+
+def test_an_archive_of_events_that_is_damaged_is_named(folder, tmp_path):
+    packed = bytearray(gzip.compress((folder / "events.jsonl").read_bytes()))
+    packed[30] ^= 255
+    (folder / "events.jsonl.gz").write_bytes(packed)
+    with pytest.raises(ValidationError, match="events.jsonl.gz: expected a gzip file of events"):
+        find_runs(tmp_path)
+
+
 def test_packed_runs_are_measured_and_left_as_they_are(folder, tmp_path, capsys):
     shutil.copytree(
         folder, tmp_path / "packed" / folder.name, ignore=shutil.ignore_patterns("events.jsonl", "*.csv", "summary.json", "DONE")
