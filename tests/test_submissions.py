@@ -158,7 +158,7 @@ FIRST_EVAL, LAST = 1, -1
 TAMPERED = {
     "a better score": ("events", set_in(FIRST_EVAL, score=[1] * 50), r"evals.csv:2: content: expected .*,1.0,.*found"),
     "a score that is no number": ("events", set_in(FIRST_EVAL, score=[None] * 50), "seq 1: score: expected a list of finite numbers"),
-    "NaN as score": ("events", set_in(FIRST_EVAL, score=[float("nan")] * 50), "seq 1: score: expected a list of finite numbers"),
+    "NaN as score": ("events", set_in(FIRST_EVAL, score=[float("nan")] * 50), "events.jsonl.gz:2: expected one JSON record"),
     "arrays of different lengths": ("events", set_in(FIRST_EVAL, length=[1]), "seq 1: length: expected 50 values, as score has, found 1"),
     "a record left out": ("events", in_events(lambda r: r[:1] + r[2:]), "events.jsonl.gz: seq: expected 1, found 2"),
     "a row nobody scheduled": ("events", set_in(FIRST_EVAL, step=7), "seq 1: eval.step: expected 0, found 7"),
@@ -193,8 +193,8 @@ TAMPERED = {
     "fewer seeds": ("submission.json", as_json(lambda s: s.update(seeds=[0])), r"seeds: expected \[0, 1\], found \[0\]"),
     "no tuning": ("submission.json", as_json(lambda s: s.pop("tuning")), "tuning: expected a declaration"),
     "an agent of another name": ("submission.json", as_json(lambda s: s["agent"].update(name="x")), "agent.name: expected ewc, found x"),
-    "no JSON": ("submission.json", lambda data: b"{", "content: expected records of this version's schema"),
-    "a deep hole": ("submission.json", lambda data: b"[" * 100_000, "RecursionError"),
+    "no JSON": ("submission.json", lambda data: b"{", "submission.json: expected JSON"),
+    "a deep hole": ("submission.json", lambda data: b"[" * 100_000, "submission.json: expected JSON"),
     "a nicer table": ("evals.csv", lambda data: data.replace(b"0.0", b"0.9", 1), "evals.csv:"),
     "other packages": (
         "environment.txt",
