@@ -165,7 +165,7 @@ def test_an_archive_of_events_that_is_damaged_is_named(folder, tmp_path):
     packed = bytearray(gzip.compress((folder / "events.jsonl").read_bytes()))
     packed[30] ^= 255
     (folder / "events.jsonl.gz").write_bytes(packed)
-    with pytest.raises(ValidationError, match="events.jsonl.gz: expected a gzip file of events"):
+    with pytest.raises(ValidationError, match=r"events\.jsonl\.gz: expected a gzip file of events"):
         find_runs(tmp_path)
 
 
