@@ -124,9 +124,10 @@ ACTING = {
 @pytest.mark.parametrize(
     "agent", ["fine-tuning", "l2", "ewc", "mas", "replay", "a-gem", "reset", "packnet", "clonex", "perfect-memory", "vcl"]
 )
-def test_soft_actor_critic_goes_on_where_it_was_saved(agent):
+@pytest.mark.parametrize("graph", [False, True])
+def test_soft_actor_critic_goes_on_where_it_was_saved(agent, graph):
     stream = toy_stream(name="toy", version=1, budget="smoke", experience="interaction")
-    spec = configuration.agent_spec(agent, ACTING, "cuda")
+    spec = configuration.agent_spec(agent, ACTING | {"control.learner.graph": graph}, "cuda")
     built, again = (spec.build(stream.info(0), seed) for seed in (7, 8))
     for phase in range(2):
         info = stream.info(phase)
@@ -146,6 +147,40 @@ def test_soft_actor_critic_goes_on_where_it_was_saved(agent):
     assert built.gradient_steps == again.gradient_steps > 20
     weights = [one.state_dict()["learner"]["networks"] for one in (built, again)]
     assert all(torch.equal(left, weights[1][name]) and left.is_cuda for name, left in weights[0].items())
+
+
+@pytest.mark.parametrize(
+    ("agent", "options"),
+    [("fine-tuning", {}), ("fine-tuning", {"control.learner.popart": 0.1}), ("ewc", {}), ("packnet", {}), ("vcl", {}), ("a-gem", {})],
+)
+def test_updates_played_as_one_graph_are_those_made_one_by_one(agent, options):
+    """Bit for bit, from the same random numbers; A-GEM is not recorded and goes on all the same."""
+    stream = toy_stream(name="toy", version=1, budget="smoke", experience="interaction")
+    found = []
+    for graph in (False, True):
+        built = configuration.agent_spec(agent, ACTING | options | {"control.learner.graph": graph}, "cuda").build(stream.info(0), 7)
+        for phase in range(2):
+            info = stream.info(phase)
+            built.begin_task(info)
+            experience = stream.tasks[phase].experience(phase)
+            experience.meter.grant(128)
+            built.learn(experience)
+            assert (built._learner._recorded is not None) == (graph and agent != "a-gem")
+            built.end_task(info)
+        found.append((built.gradient_steps, built.state_dict()["learner"]))
+    (one_count, one), (other_count, other) = found
+    assert one_count == other_count > 20
+    assert all(torch.equal(left, other["networks"][name]) for name, left in one["networks"].items())
+    for (_, left), (_, right) in zip(one["optimizer"]["state"].items(), other["optimizer"]["state"].items(), strict=True):
+        assert all(torch.equal(value, right[name]) for name, value in left.items())
+
+
+def test_the_benchmark_of_updates_measures_all_that_it_compares():
+    from clbench.agents.learners.benchmark import Size
+    from clbench.agents.learners.device_benchmark import sac_device
+
+    (row,) = sac_device([Size("tiny", 16, 2, True, 8, 1.0)], updates=5, repetitions=2, runs=2).rows
+    assert min(row.eager, row.graph, row.side_by_side, row.processes) > 0
 
 
 @pytest.mark.parametrize("popart", [0.0, 0.1])

@@ -160,12 +160,7 @@ def sac_updates(sizes: Sequence[Size] = SIZES, *, updates: int = 60, repetitions
 
 
 def _row(size: Size, updates: int, repetitions: int) -> Row:
-    torch.manual_seed(0)
-    task = TaskInfo(0, TASKS, "interaction", SEEN + TASKS, ACTIONS)
-    learner = SoftActorCritic(task, size.build, 0, torch.device("cpu"), batch_size=size.batch, n_step=1)
-    cue = functional.one_hot(torch.zeros(size.batch, dtype=torch.long), TASKS).float()
-    seen, following = (torch.cat([torch.randn(size.batch, SEEN), cue], 1) for _ in range(2))
-    batch = Transitions(seen, torch.rand(size.batch, ACTIONS) * 2 - 1, torch.randn(size.batch), torch.full((size.batch,), 0.99), following)
+    learner, batch = learner_and_batch(size, torch.device("cpu"))
     other, hooks = SingleFile(size), Chain({})
     left, right = torch.randn(1024, 1024), torch.randn(1024, 1024)
     contestants: dict[str, tuple[Callable[[], object], int]] = {
@@ -181,6 +176,17 @@ def _row(size: Size, updates: int, repetitions: int) -> Row:
                 rates[name].append(rate)
     found = {name: statistics.median(values) for name, values in rates.items()}
     return Row(size, found["ours"], found["other"], found["product"] * 2.0 * math.pow(1024, 3) / size.operations)
+
+
+def learner_and_batch(size: Size, device: torch.device, seed: int = 0) -> tuple[SoftActorCritic, Transitions]:
+    """A learner of this size and transitions for it to learn from."""
+    torch.manual_seed(seed)
+    task = TaskInfo(0, TASKS, "interaction", SEEN + TASKS, ACTIONS)
+    learner = SoftActorCritic(task, size.build, seed, device, batch_size=size.batch, n_step=1)
+    cue = functional.one_hot(torch.zeros(size.batch, dtype=torch.long), TASKS).float()
+    seen, following = (torch.cat([torch.randn(size.batch, SEEN), cue], 1) for _ in range(2))
+    rest = torch.rand(size.batch, ACTIONS) * 2 - 1, torch.randn(size.batch), torch.full((size.batch,), 0.99)
+    return learner, Transitions(*(part.to(device) for part in (seen, *rest, following)))
 
 
 def _rate(run: Callable[[], object], times: int) -> float:

@@ -36,6 +36,10 @@ class Hooks(Protocol):
 
     @property
     def needs_batches(self) -> bool | str | None: ...
+    @property
+    def changes_batches(self) -> bool: ...
+    @property
+    def steady(self) -> bool: ...
     def wrap_buffer(self, batch: Batch) -> Batch: ...
     def penalty(self, learner: Learner) -> Tensor | None: ...
     def adjust_gradients(self, learner: Learner) -> None: ...
@@ -80,6 +84,10 @@ class OptimizerSettings:
             return None
         fallen = (update - self.anneal_from) / (self.anneal - self.anneal_from)
         return self.learning_rate * (1 - 0.9 * min(1.0, max(0.0, fallen)))
+
+    def steady(self, update: int) -> bool:
+        """Whether the learning rate moves no more from this update on."""
+        return update >= max(self.warmup, self.anneal)
 
     def build(self, networks: nn.Module) -> torch.optim.Optimizer:
         """A fresh optimiser over the trainable parameters."""

@@ -176,13 +176,9 @@ class SacNetworks(nn.Module):
 
     def normal(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and spread of the values of each row's task, (B,) each: critics say values less the mean, over the spread."""
-        mean, spread = self._normal()
+        mean, spread = _normal(self.moments)
         cue = observation[:, self.seen :]
         return (cue @ mean, cue @ spread) if self.tasks else (mean.expand(len(observation)), spread.expand(len(observation)))
-
-    def _normal(self) -> tuple[Tensor, Tensor]:
-        mean, square = self.moments
-        return mean, (square - mean.square()).clamp(min=LEAST_SPREAD**2).sqrt()
 
     @torch.no_grad()
     def follow(self, wanted: Tensor, observation: Tensor, rate: float) -> None:
@@ -193,13 +189,19 @@ class SacNetworks(nn.Module):
         cue = observation[:, self.seen :] if self.tasks else torch.ones_like(wanted)[:, None]
         count = cue.sum(0)  # (N,)
         found = torch.stack([wanted @ cue, wanted.square() @ cue]) / count.clamp(min=1)
-        mean, spread = self._normal()
-        self.moments = self.moments + rate * (count > 0) * (found - self.moments)
-        mean_now, spread_now = self._normal()
+        moments = self.moments + rate * (count > 0) * (found - self.moments)
+        (mean, spread), (mean_now, spread_now) = _normal(self.moments), _normal(moments)
         for critic in (*self.critics, *self.targets):
             critic.head.weight.mul_((spread / spread_now)[:, None])
             critic.head.bias.mul_(spread).add_(mean - mean_now).div_(spread_now)
+        self.moments.copy_(moments)
 
     def log_alphas(self, observation: Tensor) -> Tensor:
         """Of each row's task, (B,)."""
         return observation[:, self.seen :] @ self.log_alpha if self.tasks else self.log_alpha.expand(len(observation))
+
+
+def _normal(moments: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and spread (N,) of moments (2, N)."""
+    mean, square = moments
+    return mean, (square - mean.square()).clamp(min=LEAST_SPREAD**2).sqrt()

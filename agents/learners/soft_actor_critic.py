@@ -37,6 +37,7 @@ from .batch import Batch
 from .exploration import BestReturn
 from .item_learner import ItemLearner
 from .learner import BuildBackbone, Hooks, OptimizerSettings, copied
+from .recording import CudaGraph, Recording
 from .sac_networks import ActorNetwork, Losses, SacNetworks, check, heads, held_still, target_entropy
 from .transitions import Steps, TransitionBuffer, Transitions
 from .written_gradients import Gradients, known
@@ -53,6 +54,8 @@ class SoftActorCritic(ItemLearner):
     `initial_alpha`: the temperature before learning. `popart` > 0: critics say normalised values, whose moments move by this share in an
     update (Continual World's 3e-4, for all tasks at once). `gradient_clip` holds for actor, critics and temperatures apart.
     `acts`: "mean" or "drawn", what a policy plays.
+    `graph`: on a CUDA device updates are recorded and played as one graph (`recording`), where methods, learning rate and batches let
+    them be: not with replay, a-gem and cloning, nor while the rate moves. Elsewhere it changes nothing.
     """
 
     networks: SacNetworks
@@ -86,6 +89,7 @@ class SoftActorCritic(ItemLearner):
         update_every: int = 64,
         updates: int = 16,
         acts: str = "mean",
+        graph: bool = False,
     ) -> None:
         settings = OptimizerSettings(
             learning_rate, warmup=warmup, gradient_clip=gradient_clip, reset=reset_optimizer, anneal=anneal, anneal_from=anneal_from
@@ -126,6 +130,8 @@ class SoftActorCritic(ItemLearner):
         self._trial: BestReturn | None = None
         self._expected: Tensor | None = None  # (E, O), what is seen next if episodes go on
         self._written: Gradients | None = None  # made when it is first needed
+        self._tape = CudaGraph if graph and device.type == "cuda" else None
+        self._recorded: tuple[Any, Recording] | None = None  # an update, and the columns of the buffer that it draws from
         self.install(networks)
 
     # ---- the loop
@@ -133,10 +139,16 @@ class SoftActorCritic(ItemLearner):
     def begin_task(self, weights: Mapping[str, Tensor] | None) -> None:
         """As all learners do; transitions of the task before are forgotten where the options say so."""
         super().begin_task(weights)
+        self._recorded = None  # methods go another way from here
         self._steps = self._updated = 0
         self._trial, self._past = None, self._learned.nonzero()[:, 0].tolist() if self.networks.tasks > 1 else []
         if self.reset_buffer:
             self.buffer.clear()
+
+    def reset_optimizer(self) -> None:
+        """As all learners do."""
+        super().reset_optimizer()
+        self._recorded = None
 
     def learn(self, experience: Interaction, hooks: Hooks) -> None:
         """Act, keep and update until nothing remains."""
@@ -153,11 +165,26 @@ class SoftActorCritic(ItemLearner):
                             self._improve(hooks)
 
     def _improve(self, hooks: Hooks) -> None:
-        drawn = self.buffer.draw(self.batch_size)
-        if hooks.needs_batches:
-            self.update(hooks.wrap_buffer(drawn.to_batch(kept=True)), hooks)
+        index = self.buffer.places(self.batch_size)
+        if hooks.changes_batches:
+            self.update(hooks.wrap_buffer(self.buffer.at(index).to_batch(kept=True)), hooks)
+        elif self._tape is not None and hooks.steady and self.settings.steady(self._optimizer_steps):
+            self._play(index, hooks)
         else:
-            self.improve(drawn, hooks)
+            self.improve(self.buffer.at(index), hooks)
+
+    def _play(self, index: Tensor, hooks: Hooks) -> None:
+        """One update from the places `index` (B,), recorded at the first times and played from then on."""
+        if self._recorded is None or self._recorded[0] is not self.buffer.columns:
+
+            def whole(index: Tensor, newest: Tensor) -> dict[str, Tensor]:
+                self.improve(self.buffer.at(index, newest), hooks)
+                return self._scalars
+
+            self._recorded = self.buffer.columns, Recording(whole, self._tape)
+        counts = self._optimizer_steps + 1, self.gradient_steps + 1
+        self._scalars = self._recorded[1](index, torch.full((), self.buffer.newest, device=self.device))
+        self._optimizer_steps, self.gradient_steps = counts  # what is played counts nothing
 
     def _act(self, experience: Interaction) -> None:
         observation = self._seen(experience.observation)
@@ -304,6 +331,7 @@ class SoftActorCritic(ItemLearner):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.buffer.load_state_dict(state["buffer"])
+        self._recorded = None
         self._expected = None if state["expected"] is None else state["expected"].to(self.device).clone()
         self._steps, self._updated = (int(state["counts"][name]) for name in ("steps", "updated"))
         exploring = state["exploring"]

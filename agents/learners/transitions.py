@@ -89,20 +89,34 @@ class TransitionBuffer:
     def cut(self) -> None:
         """The episodes of the last steps go on no more, although nothing said that they were over: another world follows."""
         if self._columns is not None and self.filled:
-            last = (self._next - 1 - torch.arange(self._lanes, device=self.device)) % self.capacity
+            last = (self.newest - torch.arange(self._lanes, device=self.device)) % self.capacity
             self._columns.over[last] = 1.0
 
     def draw(self, number: int) -> Transitions:
         """`number` transitions with replacement."""
-        return self.at(torch.randint(self.filled, (number,), device=self.device))
+        return self.at(self.places(number))
 
-    def at(self, index: Tensor) -> Transitions:
-        """The transitions that begin in the places `index` (B,)."""
+    @property
+    def newest(self) -> int:
+        """The place of the last step."""
+        return (self._next - 1) % self.capacity
+
+    @property
+    def columns(self) -> Steps | None:
+        """Where steps are kept; another object when more room was taken."""
+        return self._columns
+
+    def places(self, number: int) -> Tensor:
+        """Places (number,) of transitions, drawn with replacement."""
+        return torch.randint(self.filled, (number,), device=self.device)
+
+    def at(self, index: Tensor, newest: Tensor | None = None) -> Transitions:
+        """The transitions that begin in the places `index` (B,); `newest` (): what else is asked of the host, on the device."""
         assert self._columns is not None
         seen, action, reward, terminated, over, following = self._columns
         last, total, discount = index, reward[index], torch.full_like(reward[index], self.discount)
         if self.n_step > 1:
-            later = (self._next - 1 - index) % self.capacity  # steps that were kept after this one
+            later = ((self.newest if newest is None else newest) - index) % self.capacity  # steps that were kept after this one
             going = torch.ones_like(index, dtype=torch.bool)
             for n in range(1, self.n_step):
                 going = going & (over[last] == 0) & (later >= n * self._lanes)

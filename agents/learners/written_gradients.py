@@ -31,6 +31,9 @@ def known(networks: SacNetworks) -> bool:
     return all(type(part.trunk) is MLP for part in parts) and all(type(layer) in KNOWN for part in parts for layer in _layers(part))
 
 
+Found = dict[nn.Module, tuple[Tensor, Tensor]]  # by layer: the gradients of its weight and of its bias
+
+
 class Pass(NamedTuple):
     """A way through layers: what each was given or gave, as its backward pass needs it."""
 
@@ -60,16 +63,17 @@ def forward(layers: list[nn.Module], x: Tensor) -> Pass:
     return Pass(layers, kept, x)
 
 
-def backward(way: Pass, gradient: Tensor, *, weights: bool, inputs: bool) -> Tensor:
-    """The gradient with regard to what the layers were given, from that of what they gave; with `weights` it is left at these as well.
+def backward(way: Pass, gradient: Tensor, *, found: Found | None = None, inputs: bool = True) -> Tensor:
+    """The gradient with regard to what the layers were given, from that of what they gave; `found` takes those of the weights.
 
     Without `inputs` what is returned means nothing.
     """
+    weights = found is not None
     for number in reversed(range(len(way.layers))):
         layer, kept = way.layers[number], way.kept[number]
         if isinstance(layer, nn.Linear):
-            if weights:
-                layer.weight.grad, layer.bias.grad = gradient.t() @ kept[0], gradient.sum(0)
+            if found is not None:
+                found[layer] = gradient.t() @ kept[0], gradient.sum(0)
             if number or inputs:
                 gradient = gradient @ layer.weight
         elif isinstance(layer, nn.LayerNorm):
@@ -77,8 +81,8 @@ def backward(way: Pass, gradient: Tensor, *, weights: bool, inputs: bool) -> Ten
             gradient, of_weight, of_bias = _LAYERS.native_layer_norm_backward(
                 gradient, given, layer.normalized_shape, mean, scale, layer.weight, layer.bias, [True, weights, weights]
             )
-            if weights:
-                layer.weight.grad, layer.bias.grad = of_weight, of_bias
+            if found is not None:
+                found[layer] = of_weight, of_bias
         elif isinstance(layer, nn.Tanh):
             gradient = _LAYERS.tanh_backward(gradient, kept[0])
         else:
@@ -99,7 +103,15 @@ class Gradients:
     @torch.no_grad()
     def leave(self, batch: Transitions, reward_scale: float, target_entropy: float, popart: float = 0.0) -> Losses:
         """Put the gradients of all three losses at the parameters, in the place of those that are there; no loss has a graph."""
+        losses, found, self.networks.log_alpha.grad = self.of(batch, reward_scale, target_entropy, popart)
+        for layer, (of_weight, of_bias) in found.items():
+            layer.weight.grad, layer.bias.grad = of_weight, of_bias
+        return losses
+
+    def of(self, batch: Transitions, reward_scale: float, target_entropy: float, popart: float = 0.0) -> tuple[Losses, Found, Tensor]:
+        """The losses, and the gradients of all three of them: of layers, and of the temperatures' logarithms (N,)."""
         networks, seen, rows = self.networks, self.networks.seen, len(batch.reward)
+        found: Found = {}
         cue, what = batch.observation[:, seen:], batch.observation[:, :seen]
         alpha = networks.log_alphas(batch.observation).exp()
         then = self._act(forward(self._actor, batch.following[:, :seen]), batch.following[:, seen:])
@@ -121,7 +133,7 @@ class Gradients:
             way = forward(critic, around)
             apart = self._picked(way.output, cue)[:, 0] - (wanted if goal is None else goal)
             critic_loss += 0.5 * apart.square().mean()
-            backward(way, self._spread((apart / rows)[:, None], cue), weights=True, inputs=False)
+            backward(way, self._spread((apart / rows)[:, None], cue), found=found, inputs=False)
 
         way = forward(self._actor, what)
         now = self._act(way, cue)
@@ -134,20 +146,17 @@ class Gradients:
         if spread is not None:
             shares = [share * spread for share in shares]
             promised = promised * spread + mean
-        of_action = sum(
-            backward(one, self._spread(share[:, None], cue), weights=False, inputs=True)[:, seen:]
-            for one, share in zip(ways, shares, strict=True)
-        )
+        of_action = sum(backward(one, self._spread(share[:, None], cue))[:, seen:] for one, share in zip(ways, shares, strict=True))
         weight = (alpha / rows)[:, None]
         of_raw = torch.addcmul(2 * weight * now.action, of_action, 1 - now.action.square())
         of_log_std = (of_raw * now.spread - weight) * now.inside
-        backward(way, self._spread(torch.cat([of_raw, of_log_std], dim=1), cue), weights=True, inputs=False)
+        backward(way, self._spread(torch.cat([of_raw, of_log_std], dim=1), cue), found=found, inputs=False)
 
         surplus = now.log_probability + target_entropy
-        networks.log_alpha.grad = -(surplus @ cue) / rows if networks.tasks else -surplus.mean(0, keepdim=True)
+        of_log_alpha = -(surplus @ cue) / rows if networks.tasks else -surplus.mean(0, keepdim=True)
         actor_loss = (alpha * now.log_probability - promised).mean()
         temperature = -(networks.log_alphas(batch.observation) * surplus).mean()
-        return Losses(critic_loss, actor_loss, temperature, -now.log_probability.mean(), wanted.mean(), alpha.mean())
+        return Losses(critic_loss, actor_loss, temperature, -now.log_probability.mean(), wanted.mean(), alpha.mean()), found, of_log_alpha
 
     def _act(self, way: Pass, cue: Tensor) -> _Acted:
         mean, free = self._picked(way.output, cue).chunk(2, dim=1)

@@ -32,6 +32,8 @@ from .reservoir import Reservoir
 class AGEM(Method):
     """Keeps `capacity` items of each finished task; the reference gradient is that of `batch_size` of them. Each task is equally likely."""
 
+    changes_batches = False
+
     def __init__(self, seed: int, *, capacity: int = 500, batch_size: int = 128) -> None:
         super().__init__(seed)
         if batch_size < 1:

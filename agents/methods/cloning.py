@@ -34,6 +34,8 @@ AT_ONCE = 256  # items that are answered together
 class Cloning(Method):
     """Keeps `capacity` items of each finished task with their answers; a penalty looks at `batch_size` of all, drawn with replacement."""
 
+    changes_batches = False
+
     def __init__(self, seed: int, *, strength: float = 1.0, capacity: int = 500, batch_size: int = 128) -> None:
         super().__init__(seed)
         if strength < 0 or batch_size < 1:

@@ -27,6 +27,8 @@ class Freeze(Method):
     Gradients of what is held are dropped, so that this method stands last of those that change gradients.
     """
 
+    steady = True
+
     def __init__(self, seed: int, *, after: int = 1, learns: Sequence[str] = ()) -> None:
         super().__init__(seed)
         if after < 0:

@@ -31,6 +31,19 @@ class Method:
         """Whether it looks at what is learned from."""
         return type(self).wrap_buffer is not Method.wrap_buffer
 
+    @property
+    def changes_batches(self) -> bool:
+        """Whether `wrap_buffer` may return another batch than it was given; who only stores is not asked for batches that are `kept`."""
+        return type(self).wrap_buffer is not Method.wrap_buffer
+
+    @property
+    def steady(self) -> bool:
+        """Whether `penalty` and `adjust_gradients` are, between two boundaries of tasks, the same operations on the same tensors.
+
+        Then an update can be recorded and played again (`learners.recording`).
+        """
+        return (type(self).penalty, type(self).adjust_gradients) == (Method.penalty, Method.adjust_gradients)
+
     def wrap_networks(self, networks: nn.Module) -> nn.Module:
         """The networks to learn with, callable as the learner's own are; called once."""
         return networks
@@ -77,6 +90,14 @@ class Chain(Method):
     def needs_batches(self) -> str | None:
         """The name of the first method that looks at what is learned from; None where there is none."""
         return next((name for name, method in self._methods.items() if method.needs_batches), None)
+
+    @property
+    def changes_batches(self) -> bool:
+        return any(method.changes_batches for method in self._methods.values())
+
+    @property
+    def steady(self) -> bool:
+        return all(method.steady for method in self._methods.values())
 
     def wrap_networks(self, networks: nn.Module) -> nn.Module:
         for method in self._methods.values():

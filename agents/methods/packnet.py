@@ -32,6 +32,9 @@ from .reservoir import Reservoir
 class PackNet(Method):
     """`tasks`: how many there will be; 0: as many as the stream says (where it hides identity it says 1)."""
 
+    changes_batches = False
+    steady = True
+
     def __init__(self, seed: int, *, retrain: float = 0.1, samples: int = 5000, batch_size: int = 128, tasks: int = 0) -> None:
         super().__init__(seed)
         if retrain < 0 or min(samples, batch_size) < 1 or tasks < 0:

@@ -33,6 +33,9 @@ from .reservoir import Reservoir
 class QuadraticPenalty(Method):
     """A subclass says how important each weight is for one item of the finished task; the mean over `samples` items counts."""
 
+    changes_batches = False
+    steady = True
+
     def __init__(self, seed: int, strength: float, samples: int) -> None:
         super().__init__(seed)
         if strength < 0:

@@ -45,6 +45,9 @@ class Drawn(nn.Module):
 class Variational(Method):
     """`strength` 1 is Bayes' rule for tasks of `samples` items."""
 
+    changes_batches = False
+    steady = True
+
     def __init__(self, seed: int, *, strength: float = 1.0, samples: int = 10_000) -> None:
         super().__init__(seed)
         if strength < 0 or samples < 1:
