@@ -16,7 +16,7 @@ from . import derived
 from .errors import UserError, ValidationError
 from .matrix import EvaluationMatrix
 from .metrics import FewShotCurve
-from .store import is_packed, merge, parse, read_events, read_json
+from .store import is_packed, merge, read_events, read_json, read_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -169,12 +169,7 @@ def load_run(folder: Path, origin: str | None = None) -> LoadedRun:
 
 
 def _packed_attempts(file: Path) -> list[dict[str, Any]]:
-    if not file.is_file():
-        return []
-    try:
-        attempts = parse(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValidationError(f"{file}: expected JSON, got something else ({error})") from None
+    attempts = read_value(file) if file.is_file() else []
     if not isinstance(attempts, list) or not all(isinstance(attempt, dict) for attempt in attempts):
         raise ValidationError(f"{file}: expected a list of objects, one per attempt")
     return attempts

@@ -8,7 +8,7 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -331,7 +331,14 @@ def derive(path: Path, reference: derived.Reference | None) -> dict[str, Any]:
     folder = RunFolder(path)
     manifest, events = folder.manifest(), folder.events()
     derived.check(manifest, events, path, path / "events.jsonl")
-    summary = derived.summary(manifest, events, reference)
+    return rebuild(path, manifest, events, reference)
+
+
+def rebuild(
+    path: Path, manifest: Mapping[str, Any], events: Sequence[Mapping[str, Any]], reference: derived.Reference | None
+) -> dict[str, Any]:
+    """The same from what was read of it."""
+    folder, summary = RunFolder(path), derived.summary(manifest, events, reference)
     folder.write("evals.csv", derived.evals_csv(manifest, events))
     folder.write("summary.json", _json(summary))
     return summary

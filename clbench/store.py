@@ -291,14 +291,19 @@ def _finite(digits: str) -> float:
 _JSON = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or one line that says what is wrong with it."""
+def read_value(path: Path) -> Any:
+    """A JSON value from a file, or one line that says what is wrong with it."""
     try:
-        value = parse(path.read_bytes())
+        return parse(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"no file '{path}'; expected the folder of a run, with run.json and events.jsonl") from None
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise ValidationError(f"{path}: expected JSON, got something else ({error})") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or one line that says what is wrong with it."""
+    value = read_value(path)
     if not isinstance(value, dict):
         raise ValidationError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value

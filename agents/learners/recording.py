@@ -1,9 +1,9 @@
 """An update that is recorded once and played again: on a CUDA device as one graph, whose kernels start without the host between them.
 
 Of a small network's update on such a device nearly all is the host that starts kernel after kernel (LeanRL reports 5.7 times the steps of
-soft actor-critic with compiled networks and graphs). What is recorded are operations on addresses: a function may be recorded that makes the same operations at every call, on
-tensors that stay where they are, that asks the device nothing, and whose numbers on the host do not change. Random numbers go on as they
-would: a graph draws from torch's generator where that stands when it is played.
+soft actor-critic with compiled networks and graphs). What is recorded are operations on addresses: a function may be recorded that makes
+the same operations at every call, on tensors that stay where they are, that asks the device nothing, and whose numbers on the host do not
+change. Random numbers go on as they would: a graph draws from torch's generator where that stands when it is played.
 """
 
 from __future__ import annotations

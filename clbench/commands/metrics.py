@@ -97,7 +97,10 @@ def _measured(folder: Path) -> dict[str, Any]:
 
     run = load_run(folder)
     reference = derived.find_reference(run.manifest, _results_of(folder))
-    summary = derived.summary(run.manifest, run.events, reference) if is_packed(folder) else runs.derive(folder, reference)
+    if is_packed(folder):
+        summary = derived.summary(run.manifest, run.events, reference)
+    else:
+        summary = runs.rebuild(folder, run.manifest, run.events, reference)
     return {**summary, "folder": str(folder)}
 
 
