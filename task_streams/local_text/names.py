@@ -33,6 +33,7 @@ _PUBLISHED = {"trec_10": "test"}
 """Names under which a split is published and that do not say so."""
 
 _SPLIT = re.compile(rf"(?:^|(?<=[._\- ]))({'|'.join(sorted(SPLIT_OF, key=len, reverse=True))})(?=$|[._\- ])", re.IGNORECASE)
+_MATCHED = re.compile(r"(?:^|[._\- ]+)matched$", re.IGNORECASE)  # MultiNLI's validation and test sets of the genres of its training set
 _WRITTEN = (".gz", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".src", ".tgt", ".all", ".label")
 
 
@@ -59,7 +60,8 @@ def split_of(stem: str) -> tuple[str, str]:
         return "", stem
     last = found[0] if found[0].start() == 0 else found[-1]
     rest = re.sub(r"[._\- ]{2,}", "_", stem[: last.start()] + stem[last.end() :]).strip("._- ")
-    return SPLIT_OF[last[1].lower()], rest
+    split = SPLIT_OF[last[1].lower()]
+    return split, rest if split == "train" else _MATCHED.sub("", rest)
 
 
 def is_open(place: Path) -> bool:

@@ -721,6 +721,17 @@ def test_what_stands_beside_folders_of_answers_and_what_has_none_is_left_out_alo
     assert "left out: 1 row, a file that is empty (first: stop/empty.txt)" in dataset.remarks
 
 
+@pytest.mark.parametrize("names", ["{}.tsv", "multinli_1.0_{}.txt"])
+def test_the_matched_validation_set_is_that_of_the_training_set(names, tmp_path):
+    sizes = {"train": 90, "dev_matched": 9, "dev_mismatched": 6}
+    head, row = "sentence1\tsentence2\tgold_label\n", "one {0} {1}\ttwo {0}\t{2}\n"
+    files = {names.format(s): head + "".join(row.format(n, s, INTENTS[n % 3]) for n in range(size)) for s, size in sizes.items()}
+    found = survey(write(tmp_path, files))
+    (dataset,) = found.datasets.values()
+    assert len(dataset.splits["validation"]) == 9 and sum(map(len, dataset.splits.values())) == 99
+    assert [*found.unread] == [names.format("dev_mismatched")]
+
+
 def test_books_in_folders_are_texts_of_their_own(tmp_path):
     book = PLAIN * 60
     found = survey(write(tmp_path, {f"{i}/{n}.txt": book for i in INTENTS[:2] for n in range(3)}))
