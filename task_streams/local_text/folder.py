@@ -31,6 +31,8 @@ _SILENT = (
     "readme",
     "copying",
     "notice",
+    "contributing",
+    "changelog",
     "citation",
     "sha256sums",
     "domains",
@@ -156,10 +158,14 @@ def _datasets(place: Path, files: Sequence[Path], given: Mapping[Path, str], nam
         beside = [path for path in left if path.parent != place and path not in given]
         unread.update({str(path): "stands beside utterances and holds none" for path in beside})
         left = [path for path in left if path not in beside]
-    for texts, labels in _beside(left, given):
+    for texts, labels, half in _beside(left, given):
         slots = [path.with_name(_SLOTS) for path in texts.values()]
         unread.update({str(path): "names the parts of each text, which are of no use here" for path in left if path in slots})
         left = [path for path in left if path not in (*texts.values(), *labels.values(), *slots)]
+        if "train" not in texts:
+            unread.update({str(path): "goes with texts and answers line by line, of which there are none for training" for path in half})
+            left = [path for path in left if path not in half]
+            continue
         yield from _kept(unread, texts.values(), partial(formats.side_by_side, _of_pair(place, texts), texts, labels))
     for base, parts in answer_folders.named_files(left, given).items():
         taken = [path for files in parts.values() for path in files.values()]
@@ -226,8 +232,8 @@ def _because(dataset: Dataset) -> str:
     return f" ({said[0]})" if said else ""
 
 
-def _beside(files: Sequence[Path], given: Mapping[Path, str]) -> list[tuple[dict[str, Path], dict[str, Path]]]:
-    """Pairs of files of which one holds texts and the other their answers, by split."""
+def _beside(files: Sequence[Path], given: Mapping[Path, str]) -> list[tuple[dict[str, Path], dict[str, Path], set[Path]]]:
+    """Pairs of files of which one holds texts and the other their answers, by split; with all files of these names."""
     sides: dict[str, tuple[dict[str, Path], dict[str, Path]]] = {}
     for path in files:
         if path.suffix.lower() not in (".txt", ".src", ".tgt", ".source", ".target", ".in", ""):
@@ -242,9 +248,13 @@ def _beside(files: Sequence[Path], given: Mapping[Path, str]) -> list[tuple[dict
         sides.setdefault(base, ({}, {}))[said[1]][given.get(path, split) or "train"] = path
     both = [(texts, labels, texts.keys() & labels.keys()) for texts, labels in sides.values()]
     return [
-        ({split: texts[split] for split in texts if split in shared}, {split: labels[split] for split in labels if split in shared})
+        (
+            {split: texts[split] for split in texts if split in shared},
+            {split: labels[split] for split in labels if split in shared},
+            {*texts.values(), *labels.values()},
+        )
         for texts, labels, shared in both
-        if "train" in shared
+        if shared
     ]
 
 

@@ -24,8 +24,10 @@ TEXT_KEYS = (
 ANSWER_KEYS = (
     *("label_text", "label", "category", "intent", "class", "answer", "output", "target", "response", "completion"),
     *("answers", "class index", "gold_label", "sentiment", "emotion", "polarity", "stance", "topic", "rating", "stars", "labels"),
+    *("answerkey", "correct", "correct_answer", "answer_idx"),
 )
-CONTEXT_KEYS = ("context", "passage", "story", "fact1", "fact2")
+CONTEXT_KEYS = ("context", "passage", "story", "fact1", "fact2", "ctx", "article", "goal")
+CHOICES = "choices"
 """Names of columns and fields, most wanted first."""
 ASIDE = frozenset(("id", "idx", "index", "url", "title", "date", "timestamp", "created", "added", "meta", "metadata", "source", ""))
 """What may stand beside a text without being about it."""

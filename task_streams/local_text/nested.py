@@ -1,4 +1,4 @@
-"""Records that hold others, made flat: conversations in turns, documents with passages and their questions, lists of answers.
+"""Records that hold others, made flat: conversations in turns, documents with passages and their questions, choices, lists of answers.
 
 A conversation: the last turn of its assistant answers all turns before it (`messages` of role and content, `conversations` of from and
 value). Documents: as SQuAD is published (Rajpurkar et al. 2016), a record for each question. Of several answers the first is taken.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from .choices import with_choices
 from .names import SPLIT_KEYS
 
 Record = tuple[str, Any]
@@ -25,7 +26,7 @@ def flat(found: Iterable[Record]) -> Iterator[Record]:
     """
     for place, given in found:
         if isinstance(given, Mapping):
-            yield from _opened(place, _lowered(given))
+            yield from _opened(place, with_choices(_lowered(given)))
         elif isinstance(given, list) and len(given) == 2 and all(isinstance(part, str) for part in given):
             yield place, {"text": given[0], "label": given[1]}
         else:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from . import nested, objects
 from .corpus import MOST_CHOICES, ROWS_A_CHOICE, Row, is_choice, shortened
-from .names import ANSWER_KEYS, ASIDE, CONTEXT_KEYS, SPLIT_FLAGS, SPLIT_KEYS, SPLIT_OF, TEXT_KEYS
+from .names import ANSWER_KEYS, ASIDE, CHOICES, CONTEXT_KEYS, SPLIT_FLAGS, SPLIT_KEYS, SPLIT_OF, TEXT_KEYS
 
 _Name = TypeVar("_Name", str, int)
 _Item = TypeVar("_Item")
@@ -385,7 +385,7 @@ def fields_of(found: Sequence[tuple[str, Any]], named: Named = NOTHING_SAID) -> 
     names = list(dict.fromkeys(name for record in rows for name in record))
     if missing := named.missing_in(names):
         raise Unreadable(f"has no field '{missing}'; it has {', '.join(names) or 'none'}")
-    known = [key for key in (*CONTEXT_KEYS, *TEXT_KEYS) if key in names and _is_mostly_text([record.get(key) for record in rows])]
+    known = [key for key in (*CONTEXT_KEYS, *TEXT_KEYS, CHOICES) if key in names and _is_mostly_text([record.get(key) for record in rows])]
     texts = list(named.texts) or [key for key in known if key != named.answer]
     answers = [named.answer] if named.answer else [key for key in ANSWER_KEYS if key in names and key not in named.texts]
     held = {name: [str(record[name]) for record in rows if isinstance(record.get(name), str | int)] for name in names}

@@ -1,0 +1,83 @@
+"""What a question offers to choose from, wherever a record keeps it, written out as a text that stands behind the question.
+
+Forms as published: a list of texts, of which some bear their letters (AQuA, MMLU, HellaSwag); marks and texts, as objects, as two lists
+or as an object (CommonsenseQA, OpenBookQA, ARC; MedQA); fields of their own, numbered or lettered (WinoGrande, Social IQa, BBQ).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from .names import ANSWER_KEYS, CHOICES
+
+_KEYS = (CHOICES, "options", "endings", "candidates", "answer_choices")
+_FIELD = re.compile(r"(option|choice|ans|answer|sol|ending|opt|op)[_ ]?([0-9]|[a-h])|([a-h])")
+_MARKED = re.compile(r"\(?([A-Ha-h0-9])[).:]\s*\S")
+
+
+def with_choices(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The record with its choices as a text under one name, where its answer is one of them; else as it is."""
+    question = record.get("question")
+    if isinstance(question, Mapping) and isinstance(question.get("stem"), str):
+        record = {**record, **{str(key).lower(): value for key, value in question.items()}, "question": question["stem"]}
+        record.pop("stem")
+    if not (used := _offering(tuple(record))):
+        return record
+    key = next((name for name in used if isinstance(record[name], list | Mapping)), "")
+    used = (key,) if key else tuple(name for name in used if name not in _KEYS)
+    answers = [str(record[name]).strip() for name in ANSWER_KEYS if isinstance(record.get(name), str | int) and name not in used]
+    offered = _listed(record[key], answers) if key else [(_mark(name), record[name]) for name in used]
+    if len(offered) < 2 or not all(isinstance(text, str) and text.strip() for _, text in offered) or not _answered(answers, offered):
+        return record
+    written = " ".join(f"{mark}) {text.strip()}" for mark, text in offered) if offered[0][0] else ", ".join(text for _, text in offered)
+    return {**{name: value for name, value in record.items() if name not in used}, CHOICES: written}
+
+
+@lru_cache(maxsize=64)
+def _offering(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The fields that may hold choices: those that are called so, and those of one stem whose ends count on, two or more from 0, 1 or a."""
+    called = tuple(key for key in _KEYS if key in names)
+    families: dict[str, list[str]] = {}
+    for name in names:
+        if found := _FIELD.fullmatch(name):
+            families.setdefault(found[1] or "", []).append(name)
+    for members in families.values():
+        marks = [_mark(name) for name in members]
+        if len(marks) > 1 and any("".join(marks) == counted[: len(marks)] for counted in ("0123456789", "123456789", "ABCDEFGH")):
+            return (*called, *members)
+    return called
+
+
+def _mark(name: str) -> str:
+    found = _FIELD.fullmatch(name)
+    return (found[2] or found[3]).upper() if found else ""
+
+
+def _listed(held: Any, answers: Sequence[str]) -> list[tuple[str, Any]]:
+    """Marks and texts of a list or an object of choices; marks are "" where the answer is a text."""
+    if isinstance(held, Mapping):
+        marks, texts = held.get("label"), held.get("text")
+        if isinstance(marks, list) and isinstance(texts, list) and len(marks) == len(texts):
+            return list(zip(map(str, marks), texts, strict=True))
+        return [(str(mark), text) for mark, text in held.items()]
+    if all(isinstance(one, Mapping) and isinstance(one.get("text"), str) for one in held):
+        return [(str(one.get("label", number)), one["text"]) for number, one in enumerate(held)]
+    if not all(isinstance(one, str) for one in held):
+        return []
+    found = [_MARKED.match(one) for one in held]
+    if all(found):
+        return [(one[1], text[one.start(1) + 2 :]) for one, text in zip(found, held, strict=True) if one]
+    lettered, numbered = (any(len(word) < 3 and test(word) for word in answers) for test in (str.isalpha, str.isdecimal))
+    if any(word in held for word in answers) or not (lettered or numbered):
+        return [("", one) for one in held]
+    return [(chr(ord("A") + number) if lettered else str(number), one) for number, one in enumerate(held)]
+
+
+def _answered(answers: Sequence[str], offered: Sequence[tuple[str, Any]]) -> bool:
+    """Whether one of the answers is a mark, the number or the text of a choice."""
+    numbers = {str(number) for number in range(len(offered) + 1)}
+    known = numbers.union(*((mark, mark.lower(), text.strip()) for mark, text in offered))
+    return any(word in known for word in answers if word)
