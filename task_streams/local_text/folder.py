@@ -64,7 +64,7 @@ def survey(folder: Path | str, named: Named = NOTHING_SAID) -> Survey:
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise UserError(f"no folder '{folder}'; expected one with {FORMATS}; give stream.folder=PATH")
-    finds = _Finds(named)
+    finds = _Finds(root, named)
     places = _folders(root)
     done = finds.answer_folders(places)
     for place in places:
@@ -78,8 +78,8 @@ def survey(folder: Path | str, named: Named = NOTHING_SAID) -> Survey:
 class _Finds:
     """What was found so far."""
 
-    def __init__(self, named: Named) -> None:
-        self.named = named
+    def __init__(self, root: Path, named: Named) -> None:
+        self.root, self.named = root, named
         self.datasets: dict[str, Dataset] = {}
         self.unread: dict[str, str] = {}
 
@@ -106,15 +106,25 @@ class _Finds:
             return set()
         spoken = [path for folder in intents for path in own_files(folder)]
         own = list(_datasets(place, [*files, *spoken], given, self.named, self.unread))
-        for dataset in own if len(own) > 1 else [replace(dataset, name=slug(place.resolve().name)) for dataset in own]:
+        for dataset in own if len(own) > 1 else [replace(dataset, name=self._name_of(place)) for dataset in own]:
             self._keep(formats.with_class_names(dataset, place), place)
         return {*splits, *intents}
 
+    def _name_of(self, place: Path) -> str:
+        """The name of the one data set in a folder; where that begins as a split is called, the folder around it says of what."""
+        name = place.resolve().name
+        return slug(f"{place.resolve().parent.name}-{name}" if place != self.root and _begins_as_split(name) else name)
+
     def _keep(self, dataset: Dataset, place: Path) -> None:
-        name, number = dataset.name if dataset.name not in self.datasets else slug(f"{place.parent.name}-{dataset.name}"), 2
+        around = place.parent.parent if _begins_as_split(place.name) else place.parent
+        name, number = dataset.name if dataset.name not in self.datasets else slug(f"{around.name}-{dataset.name}"), 2
         while name in self.datasets:
             name, number = f"{dataset.name}-{number}", number + 1
         self.datasets[name] = replace(dataset, name=name)
+
+
+def _begins_as_split(name: str) -> bool:
+    return re.split(r"[._\- ]", name.lower())[0] in SPLIT_OF
 
 
 def _folders(root: Path) -> list[Path]:
@@ -158,7 +168,10 @@ def _datasets(place: Path, files: Sequence[Path], given: Mapping[Path, str], nam
         beside = [path for path in left if path.parent != place and path not in given]
         unread.update({str(path): "stands beside utterances and holds none" for path in beside})
         left = [path for path in left if path not in beside]
-    for texts, labels, half in _beside(left, given):
+    pairs, others = _beside(left, given)
+    unread.update({str(path): "holds answers line by line, and beside it stand other answers of the same texts" for path in others})
+    left = [path for path in left if path not in others]
+    for texts, labels, half in pairs:
         slots = [path.with_name(_SLOTS) for path in texts.values()]
         unread.update({str(path): "names the parts of each text, which are of no use here" for path in left if path in slots})
         left = [path for path in left if path not in (*texts.values(), *labels.values(), *slots)]
@@ -232,8 +245,11 @@ def _because(dataset: Dataset) -> str:
     return f" ({said[0]})" if said else ""
 
 
-def _beside(files: Sequence[Path], given: Mapping[Path, str]) -> list[tuple[dict[str, Path], dict[str, Path], set[Path]]]:
-    """Pairs of files of which one holds texts and the other their answers, by split; with all files of these names."""
+_Pair = tuple[dict[str, Path], dict[str, Path], set[Path]]
+
+
+def _beside(files: Sequence[Path], given: Mapping[Path, str]) -> tuple[list[_Pair], set[Path]]:
+    """Pairs of files of which one holds texts and the other their answers, by split, with all files of these names; and other answers."""
     sides: dict[str, tuple[dict[str, Path], dict[str, Path]]] = {}
     for path in files:
         if path.suffix.lower() not in (".txt", ".src", ".tgt", ".source", ".target", ".in", ""):
@@ -247,7 +263,7 @@ def _beside(files: Sequence[Path], given: Mapping[Path, str]) -> list[tuple[dict
         split, base = split_of(rest)
         sides.setdefault(base, ({}, {}))[said[1]][given.get(path, split) or "train"] = path
     both = [(texts, labels, texts.keys() & labels.keys()) for texts, labels in sides.values()]
-    return [
+    pairs = [
         (
             {split: texts[split] for split in texts if split in shared},
             {split: labels[split] for split in labels if split in shared},
@@ -256,6 +272,7 @@ def _beside(files: Sequence[Path], given: Mapping[Path, str]) -> list[tuple[dict
         for texts, labels, shared in both
         if shared
     ]
+    return pairs, {path for texts, labels, _ in both if pairs and not texts for path in labels.values()}
 
 
 def _of_pair(place: Path, texts: Mapping[str, Path]) -> str:

@@ -12,7 +12,7 @@ SPLIT_WORDS = {
     "test": ("test", "testing"),
 }
 SPLIT_OF = {word: split for split, words in SPLIT_WORDS.items() for word in words}
-SPLIT_KEYS = ("split", "partition")
+SPLIT_KEYS = ("split", "partition", "set", "subset", "fold")
 """Columns and fields of these names say of each row which split it is of."""
 SPLIT_FLAGS = ("training", "is_train", "train")
 """Fields of these names say of each record whether it is a training row."""
@@ -24,7 +24,7 @@ TEXT_KEYS = (
 ANSWER_KEYS = (
     *("label_text", "label", "category", "intent", "class", "answer", "output", "target", "response", "completion"),
     *("answers", "class index", "gold_label", "sentiment", "emotion", "polarity", "stance", "topic", "rating", "stars", "labels"),
-    *("answerkey", "correct", "correct_answer", "answer_idx"),
+    *("answerkey", "correct", "correct_answer", "answer_idx", "cop"),
 )
 CONTEXT_KEYS = ("context", "passage", "story", "fact1", "fact2", "ctx", "article", "goal")
 CHOICES = "choices"

@@ -70,11 +70,3 @@ def test_choices_reach_the_data_set_and_its_remark(tmp_path):
     assert dataset.labels == ("A", "B") and dataset.kind == "choices"
     assert all(" A) " in row.prompt and " B) " in row.prompt for row in dataset.splits["train"])
     assert any("question, choices text, correct answer; not used: why" in remark for remark in dataset.remarks)
-
-
-def test_answers_line_by_line_without_their_training_texts_are_no_text(tmp_path):
-    for name in ("train_labels", "test_labels", "test_text"):
-        (tmp_path / f"{name}.txt").write_text("0\n1\n" * 20)
-    found = survey(tmp_path)
-    assert not found.datasets and len(found.unread) == 3
-    assert all("none for training" in reason for reason in found.unread.values())

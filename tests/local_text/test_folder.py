@@ -732,6 +732,34 @@ def test_the_matched_validation_set_is_that_of_the_training_set(names, tmp_path)
     assert [*found.unread] == [names.format("dev_mismatched")]
 
 
+def test_answers_line_by_line_without_their_training_texts_are_no_text(tmp_path):
+    for name in ("train_labels", "test_labels", "test_text"):
+        (tmp_path / f"{name}.txt").write_text("0\n1\n" * 20)
+    found = survey(tmp_path)
+    assert not found.datasets and len(found.unread) == 3
+    assert all("none for training" in reason for reason in found.unread.values())
+
+
+def test_other_answers_beside_a_pair_are_no_text_and_samples_are_named_after_what_they_are_of(tmp_path):
+    words = "\n".join(f"text {n}" for n in range(40))
+    labels = "\n".join(INTENTS[n % 3] for n in range(40))
+    places = {place: words for place in ("a/train", "a/test", "a/train_5", "b/train_5")}
+    files = {f"{place}/seq.in": text for place, text in places.items()} | {f"{place}/label": labels for place in places}
+    found = survey(write(tmp_path, files | {"b/train_5/label_original": labels}))
+    assert sorted(found.datasets) == ["a", "a-train-5", "b-train-5"]
+    assert [*found.unread] == ["b/train_5/label_original"] and "other answers of the same texts" in found.unread["b/train_5/label_original"]
+
+
+@pytest.mark.parametrize("column", ["split", "set", "fold"])
+def test_a_column_or_field_says_the_split_under_several_names(column, tmp_path):
+    rows = [(f"text {n}", INTENTS[n % 3], ("train", "train", "valid", "test")[n % 4]) for n in range(60)]
+    table = f"text,label,{column}\n" + "".join(",".join(row) + "\n" for row in rows)
+    lines = "\n".join(json.dumps(dict(zip(("text", "label", column), row, strict=True))) for row in rows)
+    for name, text in (("a.csv", table), ("b.jsonl", lines)):
+        found = only(write(tmp_path / name[0], {name: text}))
+        assert {split: len(held) for split, held in found.splits.items()} == {"train": 30, "validation": 15, "test": 15}
+
+
 def test_books_in_folders_are_texts_of_their_own(tmp_path):
     book = PLAIN * 60
     found = survey(write(tmp_path, {f"{i}/{n}.txt": book for i in INTENTS[:2] for n in range(3)}))
