@@ -337,7 +337,7 @@ def derive(path: Path, reference: derived.Reference | None) -> dict[str, Any]:
 def rebuild(
     path: Path, manifest: Mapping[str, Any], events: Sequence[Mapping[str, Any]], reference: derived.Reference | None
 ) -> dict[str, Any]:
-    """The same from what was read of it."""
+    """The same from what was already read."""
     folder, summary = RunFolder(path), derived.summary(manifest, events, reference)
     folder.write("evals.csv", derived.evals_csv(manifest, events))
     folder.write("summary.json", _json(summary))

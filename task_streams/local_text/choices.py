@@ -45,10 +45,14 @@ def _offering(names: tuple[str, ...]) -> tuple[str, ...]:
         if found := _FIELD.fullmatch(name):
             families.setdefault(found[1] or "", []).append(name)
     for members in families.values():
-        marks = [_mark(name) for name in members]
-        if len(marks) > 1 and any("".join(marks) == counted[: len(marks)] for counted in ("0123456789", "123456789", "ABCDEFGH")):
+        if _count_on([_mark(name) for name in members]):
             return (*called, *members)
     return called
+
+
+def _count_on(marks: Sequence[str]) -> bool:
+    """Whether two or more marks follow one another from 0, 1 or A."""
+    return len(marks) > 1 and any("".join(marks).upper() == counted[: len(marks)] for counted in ("0123456789", "123456789", "ABCDEFGH"))
 
 
 def _mark(name: str) -> str:
@@ -67,9 +71,9 @@ def _listed(held: Any, answers: Sequence[str]) -> list[tuple[str, Any]]:
         return [(str(one.get("label", number)), one["text"]) for number, one in enumerate(held)]
     if not all(isinstance(one, str) for one in held):
         return []
-    found = [_MARKED.match(one) for one in held]
-    if all(found):
-        return [(one[1], text[one.start(1) + 2 :]) for one, text in zip(found, held, strict=True) if one]
+    marked = [(found[1], one[found.start(1) + 2 :]) for one in held if (found := _MARKED.match(one))]
+    if len(marked) == len(held) and _count_on([mark for mark, _ in marked]):
+        return marked
     lettered, numbered = (any(len(word) < 3 and test(word) for word in answers) for test in (str.isalpha, str.isdecimal))
     if any(word in held for word in answers) or not (lettered or numbered):
         return [("", one) for one in held]

@@ -171,13 +171,15 @@ def _datasets(place: Path, files: Sequence[Path], given: Mapping[Path, str], nam
     pairs, others = _beside(left, given)
     unread.update({str(path): "holds answers line by line, and beside it stand other answers of the same texts" for path in others})
     left = [path for path in left if path not in others]
-    for texts, labels, half in pairs:
+    for texts, labels, everything in pairs:
         slots = [path.with_name(_SLOTS) for path in texts.values()]
         unread.update({str(path): "names the parts of each text, which are of no use here" for path in left if path in slots})
         left = [path for path in left if path not in (*texts.values(), *labels.values(), *slots)]
         if "train" not in texts:
-            unread.update({str(path): "goes with texts and answers line by line, of which there are none for training" for path in half})
-            left = [path for path in left if path not in half]
+            unread.update(
+                {str(path): "goes with texts and answers line by line, of which there are none for training" for path in everything}
+            )
+            left = [path for path in left if path not in everything]
             continue
         yield from _kept(unread, texts.values(), partial(formats.side_by_side, _of_pair(place, texts), texts, labels))
     for base, parts in answer_folders.named_files(left, given).items():

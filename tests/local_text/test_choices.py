@@ -24,6 +24,7 @@ def row(record: dict) -> Row:
     [
         ({"question": "Old price?", "options": ["A)21", "B)21.5"], "rationale": "x", "correct": "B"}, "Old price? A) 21 B) 21.5", "B"),
         ({"question": "Old price?", "options": ["(a) 21", "(b) 21.5"], "answer": "b"}, "Old price? a) 21 b) 21.5", "b"),
+        ({"question": "How far?", "options": ["3.5 km", "2.1 km"], "answer": "A"}, "How far? A) 3.5 km B) 2.1 km", "A"),
         ({"id": "1", "question": {"stem": "Rain is", "choices": LETTERED}, "answerKey": "A"}, "Rain is A) wet B) dry", "A"),
         ({"question": "Rain is", "choices": {"text": ["wet", "dry"], "label": ["1", "2"]}, "answerKey": "1"}, "Rain is 1) wet 2) dry", "1"),
         ({"question": "Rain is", "choices": ["wet", "dry"], "answer": 1, "subject": "sky"}, "Rain is 0) wet 1) dry", "1"),
