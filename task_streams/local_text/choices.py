@@ -7,7 +7,7 @@ or as an object (CommonsenseQA, OpenBookQA, ARC; MedQA); fields of their own, nu
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -29,25 +29,34 @@ def with_choices(record: Mapping[str, Any]) -> Mapping[str, Any]:
     key = next((name for name in used if isinstance(record[name], list | Mapping)), "")
     used = (key,) if key else tuple(name for name in used if name not in _KEYS)
     answers = [str(record[name]).strip() for name in ANSWER_KEYS if isinstance(record.get(name), str | int) and name not in used]
-    offered = _listed(record[key], answers) if key else [(_mark(name), record[name]) for name in used]
-    if len(offered) < 2 or not all(isinstance(text, str) and text.strip() for _, text in offered) or not _answered(answers, offered):
+    offered = _listed(record[key], answers) if key else [(mark_of(name), record[name]) for name in used]
+    if len(offered) < 2 or not all(isinstance(text, str) and text.strip() for _, text in offered) or not is_answered(answers, offered):
         return record
-    written = " ".join(f"{mark}) {text.strip()}" for mark, text in offered) if offered[0][0] else ", ".join(text for _, text in offered)
+    written = spelled(offered) if offered[0][0] else ", ".join(text for _, text in offered)
     return {**{name: value for name, value in record.items() if name not in used}, CHOICES: written}
 
 
 @lru_cache(maxsize=64)
 def _offering(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The fields that may hold choices: those that are called so, and those of one stem whose ends count on, two or more from 0, 1 or a."""
-    called = tuple(key for key in _KEYS if key in names)
+    """The fields that may hold choices: those that are called so, and one of their own for each."""
+    return (*(key for key in _KEYS if key in names), *family(names))
+
+
+def family(names: Sequence[str]) -> tuple[str, ...]:
+    """Of names in small letters those of one stem whose ends count on, two or more from 0, 1 or a: `option1`, `option2`; `a`, `b`, `c`."""
     families: dict[str, list[str]] = {}
     for name in names:
         if found := _FIELD.fullmatch(name):
             families.setdefault(found[1] or "", []).append(name)
     for members in families.values():
-        if _count_on([_mark(name) for name in members]):
-            return (*called, *members)
-    return called
+        if _count_on([mark_of(name) for name in members]):
+            return tuple(members)
+    return ()
+
+
+def spelled(offered: Iterable[tuple[str, str]]) -> str:
+    """Marks and texts as they stand behind a question."""
+    return " ".join(f"{mark}) {text.strip()}" for mark, text in offered)
 
 
 def _count_on(marks: Sequence[str]) -> bool:
@@ -55,7 +64,8 @@ def _count_on(marks: Sequence[str]) -> bool:
     return len(marks) > 1 and any("".join(marks).upper() == counted[: len(marks)] for counted in ("0123456789", "123456789", "ABCDEFGH"))
 
 
-def _mark(name: str) -> str:
+def mark_of(name: str) -> str:
+    """What a name of `family` ends in."""
     found = _FIELD.fullmatch(name)
     return (found[2] or found[3]).upper() if found else ""
 
@@ -80,7 +90,7 @@ def _listed(held: Any, answers: Sequence[str]) -> list[tuple[str, Any]]:
     return [(chr(ord("A") + number) if lettered else str(number), one) for number, one in enumerate(held)]
 
 
-def _answered(answers: Sequence[str], offered: Sequence[tuple[str, Any]]) -> bool:
+def is_answered(answers: Sequence[str], offered: Sequence[tuple[str, Any]]) -> bool:
     """Whether one of the answers is a mark, the number or the text of a choice."""
     numbers = {str(number) for number in range(len(offered) + 1)}
     known = numbers.union(*((mark, mark.lower(), text.strip()) for mark, text in offered))

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from . import nested, objects
+from . import choices, nested, objects
 from .corpus import MOST_CHOICES, ROWS_A_CHOICE, Row, is_choice, shortened
 from .names import ANSWER_KEYS, ASIDE, CHOICES, CONTEXT_KEYS, SPLIT_FLAGS, SPLIT_KEYS, SPLIT_OF, TEXT_KEYS
 
@@ -227,18 +227,20 @@ NOTHING_SAID = Named()
 
 @dataclass(frozen=True)
 class Columns:
-    """Which cells of a table are what. `header`: whether the first record names them."""
+    """Which cells of a table are what. `header`: whether the first record names them. `choices`: what is to choose from, with its marks."""
 
     text: tuple[int, ...]
     answer: int
     width: int
     header: bool
+    choices: tuple[tuple[str, int], ...] = ()
 
     @property
     def words(self) -> str:
         """For people."""
         texts = ", ".join(str(column + 1) for column in self.text)
-        return f"column{'s' if len(self.text) > 1 else ''} {texts} text, column {self.answer + 1} answer"
+        offered = f", columns {', '.join(str(column + 1) for _, column in self.choices)} choices" if self.choices else ""
+        return f"column{'s' if len(self.text) > 1 else ''} {texts} text{offered}, column {self.answer + 1} answer"
 
 
 def columns_of(records: Sequence[tuple[int, list[str]]], named: Named = NOTHING_SAID) -> Columns:
@@ -260,7 +262,7 @@ def columns_of(records: Sequence[tuple[int, list[str]]], named: Named = NOTHING_
             raise Unreadable(
                 f"has the columns {', '.join(first)}; expected a text ({', '.join(TEXT_KEYS[:4])}, ..) and a label or answer; {SAY}"
             )
-        return Columns(tuple(texts), answer, len(first), True)
+        return Columns(tuple(texts), answer, len(first), True, _choices_of(records, first, answer))
     if width < 2:
         raise Unreadable("has one column; expected a text and a label or answer")
     columns = {column: [cells[column] for _, cells in records if len(cells) == width] for column in range(width)}
@@ -273,6 +275,16 @@ def columns_of(records: Sequence[tuple[int, list[str]]], named: Named = NOTHING_
     header = len(top) == width and _are_names(top, columns, texts, chosen)
     called = tuple(column for column in texts if header and first[column] in (*CONTEXT_KEYS, *TEXT_KEYS))
     return Columns(called or texts, chosen, width, header)
+
+
+def _choices_of(records: Sequence[tuple[int, list[str]]], names: Sequence[str], answer: int) -> tuple[tuple[str, int], ...]:
+    """Columns that hold choices, where nearly every answer is one of them."""
+    found = [(choices.mark_of(name), names.index(name)) for name in choices.family(names) if names.index(name) != answer]
+    if len(found) < 2:
+        return ()
+    rows = [cells for _, cells in records[1:] if len(cells) == len(names)]
+    answered = [choices.is_answered([cells[answer]], [(mark, cells[column]) for mark, column in found]) for cells in rows]
+    return tuple(found) if sum(answered) >= 0.9 * len(rows) else ()
 
 
 def _said_columns(records: Sequence[tuple[int, list[str]]], first: Sequence[str], named: Named) -> Columns:
@@ -336,6 +348,8 @@ def table_rows(content: Content, records: Sequence[tuple[int, list[str]]], colum
             yield Broken(f"expected {columns.width} columns", place)
             continue
         text = " ".join(cells[column] for column in columns.text if cells[column])
+        if columns.choices and text:
+            text = f"{text} {choices.spelled((mark, cells[column]) for mark, column in columns.choices if cells[column])}"
         if not text or not cells[columns.answer]:
             yield Broken("an empty text or answer", place)
         else:
@@ -422,11 +436,13 @@ def columns_in(top: Sequence[str], names: Sequence[str], columns: Columns) -> Co
     here, there = ([cell.lower() for cell in cells] for cells in (top, names))
     if not columns.header or here == there:
         return columns
-    if not all(there[column] in here for column in columns.text):
+    if not all(there[column] in here for column in (*columns.text, *(column for _, column in columns.choices))):
         return replace(columns, header=False)
     if there[columns.answer] not in here:
         raise Unreadable(f"has no column '{names[columns.answer]}'")
-    return Columns(tuple(here.index(there[column]) for column in columns.text), here.index(there[columns.answer]), len(here), True)
+    offered = tuple((mark, here.index(there[column])) for mark, column in columns.choices)
+    texts = tuple(here.index(there[column]) for column in columns.text)
+    return Columns(texts, here.index(there[columns.answer]), len(here), True, offered)
 
 
 def table_by_split(records: Sequence[tuple[int, list[str]]]) -> dict[str, list[tuple[int, list[str]]]] | None:

@@ -62,6 +62,21 @@ def test_what_is_no_choice_is_left_where_it_is(record):
     assert row(record) == Row("hello there", record["label"])
 
 
+def test_columns_of_choices_stand_behind_the_question(tmp_path):
+    head = "id,prompt,A,B,answer"
+    rows = "\n".join(f"{n},which of {n}?,{n},{n + 1},{'AB'[n % 2]}" for n in range(90))
+    (tmp_path / "train.csv").write_text(f"{head}\n{rows}\n")
+    (tmp_path / "test.csv").write_text("answer,B,A,prompt\nA,y,x,which?\n")
+    (dataset,) = survey(tmp_path).datasets.values()
+    assert dataset.splits["test"] == (Row("which? A) x B) y", "A"),)
+    assert dataset.labels == ("A", "B") and all(" A) " in row.prompt for row in dataset.splits["train"])
+    assert any("column 2 text, columns 3, 4 choices, column 5 answer" in remark for remark in dataset.remarks)
+    (tmp_path / "train.csv").write_text(f"{head}\n{rows.replace(',A', ',red').replace(',B', ',blue')}\n")
+    (tmp_path / "test.csv").unlink()
+    (dataset,) = survey(tmp_path).datasets.values()
+    assert dataset.labels == ("blue", "red") and all(" A) " not in row.prompt for row in dataset.splits["train"])
+
+
 def test_choices_reach_the_data_set_and_its_remark(tmp_path):
     lines = [
         json.dumps({"question": f"q {n}?", "options": [f"A) {n}", f"B) {n + 1}"], "why": "x", "correct": "AB"[n % 2]}) for n in range(90)
