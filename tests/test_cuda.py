@@ -42,14 +42,19 @@ KINDS = ["demonstrations", "text"]
 TEXT_ALONE = ["knn-lm", "mbpa"]
 
 
+def learned(built, info, experience, units):
+    """A task that was begun, and so many units of its experience."""
+    built.begin_task(info)
+    experience.meter.grant(units)
+    built.learn(experience)
+    return experience
+
+
 def answers(agent, stream, device, options=None):
     """What a policy answers after eight updates."""
     info = stream.info(0)
     built = configuration.agent_spec(agent, options, device).build(info, 7)
-    built.begin_task(info)
-    experience = stream.tasks[0].experience(seeding.integer(1, "cuda"))
-    experience.meter.grant(512)
-    built.learn(experience)
+    learned(built, info, stream.tasks[0].experience(seeding.integer(1, "cuda")), 512)
     built.end_task(info)
     policy = guards.CheckedPolicy(built.policy(info), info, "probe")
     probe = seeding.generator(5, "probe")
@@ -94,10 +99,7 @@ def test_a_lasting_memory_goes_on_where_it_was_saved(store):
     spec = configuration.agent_spec("frozen", options, "cuda")
     info = stream.info(0)
     built = spec.build(info, 7)
-    built.begin_task(info)
-    experience = stream.tasks[0].experience(3)
-    experience.meter.grant(512)
-    built.learn(experience)
+    learned(built, info, stream.tasks[0].experience(3), 512)
     again = spec.build(info, 8)
     again.load_state_dict(built.state_dict())
     for agent in (built, again):
@@ -130,13 +132,9 @@ def test_soft_actor_critic_goes_on_where_it_was_saved(agent, graph):
     spec = configuration.agent_spec(agent, ACTING | {"control.learner.graph": graph}, "cuda")
     built, again = (spec.build(stream.info(0), seed) for seed in (7, 8))
     for phase in range(2):
-        info = stream.info(phase)
-        built.begin_task(info)
-        experience = stream.tasks[phase].experience(phase)
-        experience.meter.grant(128)
-        built.learn(experience)
+        experience = learned(built, stream.info(phase), stream.tasks[phase].experience(phase), 128)
         if phase == 0:
-            built.end_task(info)
+            built.end_task(stream.info(phase))
     again.load_state_dict(built.state_dict())
     place = stream.tasks[1].experience(9)
     place.load_state_dict(experience.state_dict())
@@ -160,13 +158,9 @@ def test_updates_played_as_one_graph_are_those_made_one_by_one(agent, options):
     for graph in (False, True):
         built = configuration.agent_spec(agent, ACTING | options | {"control.learner.graph": graph}, "cuda").build(stream.info(0), 7)
         for phase in range(2):
-            info = stream.info(phase)
-            built.begin_task(info)
-            experience = stream.tasks[phase].experience(phase)
-            experience.meter.grant(128)
-            built.learn(experience)
+            learned(built, stream.info(phase), stream.tasks[phase].experience(phase), 128)
             assert (built._learner._recorded is not None) == (graph and agent != "a-gem")
-            built.end_task(info)
+            built.end_task(stream.info(phase))
         found.append((built.gradient_steps, built.state_dict()["learner"]))
     (one_count, one), (other_count, other) = found
     assert one_count == other_count > 20

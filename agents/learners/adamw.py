@@ -18,9 +18,9 @@ class AdamW(torch.optim.AdamW):
     """One group of `weights`. On other devices than the CPU, and where they are of several types, it is torch's own."""
 
     def __init__(self, weights: Iterable[nn.Parameter], learning_rate: float, *, betas: tuple[float, float], weight_decay: float) -> None:
-        super().__init__(weights, learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
-        first, *others = self.param_groups[0]["params"]
-        self.param_groups[0]["capturable"] = self._capturable = first.device.type == "cuda"  # an update may be recorded there
+        first, *others = list(weights)
+        recorded = first.device.type == "cuda"  # an update may be
+        super().__init__([first, *others], learning_rate, betas=betas, weight_decay=weight_decay, fused=True, capturable=recorded)
         self._shares = first.device.type == "cpu" and all((one.device, one.dtype) == (first.device, first.dtype) for one in others)
         self._sharing = 0  # parameters whose count of steps is one tensor; 0: each has its own
 
@@ -81,5 +81,5 @@ class AdamW(torch.optim.AdamW):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with what was saved."""
         super().load_state_dict(state_dict)
-        self.param_groups[0]["capturable"] = self._capturable
+        self.param_groups[0]["capturable"] = self.defaults["capturable"]  # whatever device it was saved on
         self._sharing = 0

@@ -16,7 +16,7 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -168,13 +168,7 @@ def _row(size: Size, updates: int, repetitions: int) -> Row:
         "other": (partial(other.update, batch), updates),
         "product": (partial(torch.mm, left, right), 10),
     }
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
-    for repetition in range(repetitions + 1):
-        for name, (run, times) in contestants.items():
-            rate = _rate(run, times)
-            if repetition:  # the first is for warming up
-                rates[name].append(rate)
-    found = {name: statistics.median(values) for name, values in rates.items()}
+    found = median_rates(contestants, repetitions)
     return Row(size, found["ours"], found["other"], found["product"] * 2.0 * math.pow(1024, 3) / size.operations)
 
 
@@ -189,8 +183,17 @@ def learner_and_batch(size: Size, device: torch.device, seed: int = 0) -> tuple[
     return learner, Transitions(*(part.to(device) for part in (seen, *rest, following)))
 
 
-def _rate(run: Callable[[], object], times: int) -> float:
-    began = time.perf_counter()
-    for _ in range(times):
-        run()
-    return times / (time.perf_counter() - began)
+def median_rates(
+    contestants: Mapping[str, tuple[Callable[[], object], int]], repetitions: int, wait: Callable[[], object] = lambda: None
+) -> dict[str, float]:
+    """How often a second each can be called, from so many calls, in turn; `wait` ends when all that was called is done."""
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for repetition in range(repetitions + 1):
+        for name, (run, times) in contestants.items():
+            began = time.perf_counter()
+            for _ in range(times):
+                run()
+            wait()
+            if repetition:  # the first is for warming up
+                rates[name].append(times / (time.perf_counter() - began))
+    return {name: statistics.median(values) for name, values in rates.items()}

@@ -12,10 +12,10 @@ Shape letters: R runs, B rows.
 from __future__ import annotations
 
 import multiprocessing
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from clbench.guards import torch_threads
 
 from ..methods.method import Chain
 from .adamw import AdamW
-from .benchmark import SIZES, Size, learner_and_batch
+from .benchmark import SIZES, Size, learner_and_batch, median_rates
 from .recording import WARM_UP, CudaGraph, Recording
 from .sac_networks import SacNetworks
 from .soft_actor_critic import SoftActorCritic
@@ -142,25 +142,18 @@ def sac_device(sizes: Sequence[Size] = SIZES, *, updates: int = 300, repetitions
 
 def _row(size: Size, device: torch.device, updates: int, repetitions: int, runs: int) -> Row:
     contestants = {
-        "eager": (one_by_one(size, device), 1),
-        "graph": (graph(size, device), 1),
-        "side by side": (side_by_side(size, device, runs), runs),
+        "eager": (one_by_one(size, device), updates),
+        "graph": (graph(size, device), updates),
+        "side by side": (side_by_side(size, device, runs), updates),
     }
-    found: dict[str, list[float]] = {name: [] for name in contestants}
-    for repetition in range(repetitions + 1):
-        for name, (update, worth) in contestants.items():
-            rate = worth * updates / _seconds(update, updates, device)
-            if repetition:  # the first is for warming up
-                found[name].append(rate)
-    rates = {name: statistics.median(values) for name, values in found.items()}
-    return Row(size, rates["eager"], rates["graph"], rates["side by side"], processes(size, device, runs, updates * repetitions))
+    found = median_rates(contestants, repetitions, partial(torch.cuda.synchronize, device))
+    return Row(size, found["eager"], found["graph"], runs * found["side by side"], processes(size, device, runs, updates * repetitions))
 
 
 def one_by_one(size: Size, device: torch.device) -> Callable[[], Any]:
     """An update as it is without a graph."""
     learner, batch = learner_and_batch(size, device)
-    hooks = Chain({})
-    return lambda: learner.improve(batch, hooks)
+    return partial(learner.improve, batch, Chain({}))
 
 
 def graph(size: Size, device: torch.device) -> Callable[[], Any]:
@@ -199,17 +192,15 @@ def _process(size: Size, device: str, updates: int, ready: Any, times: Any) -> N
     torch.set_num_threads(1)
     where = torch.device(device)
     update = graph(size, where)
-    _seconds(update, WARM_UP + 10, where)
+
+    def call(number: int) -> None:
+        for _ in range(number):
+            update()
+        if where.type == "cuda":
+            torch.cuda.synchronize(where)
+
+    call(WARM_UP + 10)
     ready.wait()
     begin = time.time()  # one clock for all processes
-    _seconds(update, updates, where)
+    call(updates)
     times.put((begin, time.time()))
-
-
-def _seconds(update: Callable[[], object], times: int, device: torch.device) -> float:
-    began = time.perf_counter()
-    for _ in range(times):
-        update()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began

@@ -60,7 +60,7 @@ class TransitionBuffer:
 
     def __init__(self, capacity: int, n_step: int, discount: float, device: torch.device) -> None:
         self.capacity, self.n_step, self.discount, self.device = capacity, n_step, discount, device
-        self._columns: Steps | None = None  # (C, ...) of which the first `filled` hold something
+        self.columns: Steps | None = None  # (C, ...) of which the first `filled` hold something; another object when room is taken
         self.clear()
 
     def clear(self) -> None:
@@ -72,25 +72,25 @@ class TransitionBuffer:
         self._lanes = rows = len(new.reward)
         self._make_room(new, min(self.capacity, self.filled + rows))
         slots = (self._next + torch.arange(rows, device=self.device)) % self.capacity
-        for kept, fresh in zip(self._columns, new, strict=True):
+        for kept, fresh in zip(self.columns, new, strict=True):
             kept[slots] = fresh
         self._next = (self._next + rows) % self.capacity
         self.filled = min(self.capacity, self.filled + rows)
 
     def _make_room(self, like: Steps, needed: int) -> None:
         """Room is taken as it is needed, doubling up to the capacity."""
-        have = 0 if self._columns is None else len(self._columns.reward)
+        have = 0 if self.columns is None else len(self.columns.reward)
         if needed <= have:
             return
         more = min(self.capacity, max(needed, 2 * have, ROOM)) - have
         fresh = (torch.zeros(more, *rows.shape[1:], device=self.device) for rows in like)
-        self._columns = Steps(*fresh) if self._columns is None else Steps(*map(torch.cat, zip(self._columns, fresh, strict=True)))
+        self.columns = Steps(*fresh) if self.columns is None else Steps(*map(torch.cat, zip(self.columns, fresh, strict=True)))
 
     def cut(self) -> None:
         """The episodes of the last steps go on no more, although nothing said that they were over: another world follows."""
-        if self._columns is not None and self.filled:
+        if self.columns is not None and self.filled:
             last = (self.newest - torch.arange(self._lanes, device=self.device)) % self.capacity
-            self._columns.over[last] = 1.0
+            self.columns.over[last] = 1.0
 
     def draw(self, number: int) -> Transitions:
         """`number` transitions with replacement."""
@@ -101,19 +101,14 @@ class TransitionBuffer:
         """The place of the last step."""
         return (self._next - 1) % self.capacity
 
-    @property
-    def columns(self) -> Steps | None:
-        """Where steps are kept; another object when more room was taken."""
-        return self._columns
-
     def places(self, number: int) -> Tensor:
         """Places (number,) of transitions, drawn with replacement."""
         return torch.randint(self.filled, (number,), device=self.device)
 
     def at(self, index: Tensor, newest: Tensor | None = None) -> Transitions:
         """The transitions that begin in the places `index` (B,); `newest` (): what else is asked of the host, on the device."""
-        assert self._columns is not None
-        seen, action, reward, terminated, over, following = self._columns
+        assert self.columns is not None
+        seen, action, reward, terminated, over, following = self.columns
         last, total, discount = index, reward[index], torch.full_like(reward[index], self.discount)
         if self.n_step > 1:
             later = ((self.newest if newest is None else newest) - index) % self.capacity  # steps that were kept after this one
@@ -134,12 +129,12 @@ class TransitionBuffer:
 
     def state_dict(self) -> dict[str, Any]:
         """A copy."""
-        columns = None if self._columns is None else [rows[: self.filled].clone() for rows in self._columns]
+        columns = None if self.columns is None else [rows[: self.filled].clone() for rows in self.columns]
         return {"columns": columns, "filled": self.filled, "next": self._next, "lanes": self._lanes}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken; it is not kept."""
         self.filled, self._next, self._lanes = (int(state[name]) for name in ("filled", "next", "lanes"))
-        self._columns = None
+        self.columns = None
         if state["columns"] is not None:
-            self._columns = Steps(*(part.to(self.device).clone() for part in state["columns"]))
+            self.columns = Steps(*(part.to(self.device).clone() for part in state["columns"]))

@@ -34,7 +34,7 @@ class Method:
     @property
     def changes_batches(self) -> bool:
         """Whether `wrap_buffer` may return another batch than it was given; who only stores is not asked for batches that are `kept`."""
-        return type(self).wrap_buffer is not Method.wrap_buffer
+        return bool(self.needs_batches)
 
     @property
     def steady(self) -> bool:

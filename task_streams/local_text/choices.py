@@ -24,10 +24,10 @@ def with_choices(record: Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(question, Mapping) and isinstance(question.get("stem"), str):
         record = {**record, **{str(key).lower(): value for key, value in question.items()}, "question": question["stem"]}
         record.pop("stem")
-    if not (used := _offering(tuple(record))):
+    called, apart = _offering(tuple(record))
+    key = next((name for name in called if isinstance(record[name], list | Mapping)), "")
+    if not (used := (key,) if key else apart):
         return record
-    key = next((name for name in used if isinstance(record[name], list | Mapping)), "")
-    used = (key,) if key else tuple(name for name in used if name not in _KEYS)
     answers = [str(record[name]).strip() for name in ANSWER_KEYS if isinstance(record.get(name), str | int) and name not in used]
     offered = _listed(record[key], answers) if key else [(mark_of(name), record[name]) for name in used]
     if len(offered) < 2 or not all(isinstance(text, str) and text.strip() for _, text in offered) or not is_answered(answers, offered):
@@ -37,9 +37,9 @@ def with_choices(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 @lru_cache(maxsize=64)
-def _offering(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The fields that may hold choices: those that are called so, and one of their own for each."""
-    return (*(key for key in _KEYS if key in names), *family(names))
+def _offering(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The fields that may hold choices: those that are called so, and those with one each."""
+    return tuple(key for key in _KEYS if key in names), family(names)
 
 
 def family(names: Sequence[str]) -> tuple[str, ...]:

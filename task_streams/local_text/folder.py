@@ -10,7 +10,7 @@ is run.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -166,21 +166,16 @@ def _datasets(place: Path, files: Sequence[Path], given: Mapping[Path, str], nam
         yield from _kept(unread, spoken, partial(formats.snips, slug(place.resolve().name), spoken))
         left = [path for path in left if not re.match(r"(train|validate|test)_\w+\.json$", path.name)]
         beside = [path for path in left if path.parent != place and path not in given]
-        unread.update({str(path): "stands beside utterances and holds none" for path in beside})
-        left = [path for path in left if path not in beside]
+        left = _without(beside, left, "stands beside utterances and holds none", unread)
     pairs, others = _beside(left, given)
-    unread.update({str(path): "holds answers line by line, and beside it stand other answers of the same texts" for path in others})
-    left = [path for path in left if path not in others]
+    left = _without(others, left, "holds answers line by line, and beside it stand other answers of the same texts", unread)
     for texts, labels, everything in pairs:
         slots = [path.with_name(_SLOTS) for path in texts.values()]
-        unread.update({str(path): "names the parts of each text, which are of no use here" for path in left if path in slots})
-        left = [path for path in left if path not in (*texts.values(), *labels.values(), *slots)]
+        left = _without(slots, left, "names the parts of each text, which are of no use here", unread)
         if "train" not in texts:
-            unread.update(
-                {str(path): "goes with texts and answers line by line, of which there are none for training" for path in everything}
-            )
-            left = [path for path in left if path not in everything]
+            left = _without(everything, left, "goes with texts and answers line by line, of which there are none for training", unread)
             continue
+        left = [path for path in left if path not in (*texts.values(), *labels.values())]
         yield from _kept(unread, texts.values(), partial(formats.side_by_side, _of_pair(place, texts), texts, labels))
     for base, parts in answer_folders.named_files(left, given).items():
         taken = [path for files in parts.values() for path in files.values()]
@@ -203,6 +198,12 @@ def _datasets(place: Path, files: Sequence[Path], given: Mapping[Path, str], nam
     for (base, _), paths in _matched(groups).items():
         everything = [path for parts in paths.values() for path in parts]
         yield from _kept(unread, everything, partial(formats.one, slug(base or place.resolve().name), place, paths, named))
+
+
+def _without(some: Collection[Path], left: Sequence[Path], reason: str, unread: dict[str, str]) -> list[Path]:
+    """What is left but for some, which are not read for that reason."""
+    unread.update({str(path): reason for path in left if path in some})
+    return [path for path in left if path not in some]
 
 
 def _documents(files: Sequence[Path], given: Mapping[Path, str]) -> dict[str, list[Path]]:

@@ -27,8 +27,9 @@ ANSWER_KEYS = (
     *("answerkey", "correct", "correct_answer", "answer_idx", "cop"),
 )
 CONTEXT_KEYS = ("context", "passage", "story", "fact1", "fact2", "ctx", "article", "goal")
-CHOICES = "choices"
 """Names of columns and fields, most wanted first."""
+CHOICES = "choices"
+"""The field under which a question's choices are written out."""
 ASIDE = frozenset(("id", "idx", "index", "url", "title", "date", "timestamp", "created", "added", "meta", "metadata", "source", ""))
 """What may stand beside a text without being about it."""
 _PUBLISHED = {"trec_10": "test"}
