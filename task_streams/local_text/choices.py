@@ -13,13 +13,14 @@ from typing import Any
 
 from .names import ANSWER_KEYS, CHOICES
 
-_KEYS = (CHOICES, "options", "endings", "candidates", "answer_choices")
+KEYS = (CHOICES, "choice", "options", "endings", "candidates", "answer_choices")
+"""Fields that hold what there is to choose from."""
 _FIELD = re.compile(r"(option|choice|ans|answer|sol|ending|opt|op)[_ ]?([0-9]|[a-h])|([a-h])")
 _MARKED = re.compile(r"\(?([A-Ha-h0-9])[).:]\s*\S")
 
 
-def with_choices(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The record with its choices as a text under one name, where its answer is one of them; else as it is."""
+def with_choices(record: Mapping[str, Any], first: int = 0) -> Mapping[str, Any]:
+    """The record with its choices as a text under one name, where its answer is one of them; else as it is. Numbers begin with `first`."""
     question = record.get("question")
     if isinstance(question, Mapping) and isinstance(question.get("stem"), str):
         record = {**record, **{str(key).lower(): value for key, value in question.items()}, "question": question["stem"]}
@@ -29,7 +30,7 @@ def with_choices(record: Mapping[str, Any]) -> Mapping[str, Any]:
     if not (used := (key,) if key else apart):
         return record
     answers = [str(record[name]).strip() for name in ANSWER_KEYS if isinstance(record.get(name), str | int) and name not in used]
-    offered = _listed(record[key], answers) if key else [(mark_of(name), record[name]) for name in used]
+    offered = _listed(record[key], answers, first) if key else [(mark_of(name), record[name]) for name in used]
     if len(offered) < 2 or not all(isinstance(text, str) and text.strip() for _, text in offered) or not is_answered(answers, offered):
         return record
     written = spelled(offered) if offered[0][0] else ", ".join(text for _, text in offered)
@@ -39,7 +40,7 @@ def with_choices(record: Mapping[str, Any]) -> Mapping[str, Any]:
 @lru_cache(maxsize=64)
 def _offering(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The fields that may hold choices: those that are called so, and those with one each."""
-    return tuple(key for key in _KEYS if key in names), family(names)
+    return tuple(key for key in KEYS if key in names), family(names)
 
 
 def family(names: Sequence[str]) -> tuple[str, ...]:
@@ -70,7 +71,18 @@ def mark_of(name: str) -> str:
     return (found[2] or found[3]).upper() if found else ""
 
 
-def _listed(held: Any, answers: Sequence[str]) -> list[tuple[str, Any]]:
+def first_number(records: Iterable[Mapping[str, Any]]) -> int:
+    """1 where records count the choices that they list from 1, as none is answered by 0 and some by the last number, else 0."""
+    counted: set[tuple[int, int]] = set()
+    for record in records:
+        listed = next((record[key] for key in KEYS if isinstance(record.get(key), list)), None)
+        if listed is not None:
+            answers = (str(record[name]) for name in ANSWER_KEYS if isinstance(record.get(name), str | int))
+            counted.update((int(answer), len(listed)) for answer in answers if answer.isdecimal() and len(answer) < 3)
+    return int(all(answer for answer, _ in counted) and any(answer == many for answer, many in counted))
+
+
+def _listed(held: Any, answers: Sequence[str], first: int) -> list[tuple[str, Any]]:
     """Marks and texts of a list or an object of choices; marks are "" where the answer is a text."""
     if isinstance(held, Mapping):
         marks, texts = held.get("label"), held.get("text")
@@ -78,7 +90,7 @@ def _listed(held: Any, answers: Sequence[str]) -> list[tuple[str, Any]]:
             return list(zip(map(str, marks), texts, strict=True))
         return [(str(mark), text) for mark, text in held.items()]
     if all(isinstance(one, Mapping) and isinstance(one.get("text"), str) for one in held):
-        return [(str(one.get("label", number)), one["text"]) for number, one in enumerate(held)]
+        return [(str(one.get("label", number)), one["text"]) for number, one in enumerate(held, first)]
     if not all(isinstance(one, str) for one in held):
         return []
     marked = [(found[1], one[found.start(1) + 2 :]) for one in held if (found := _MARKED.match(one))]
@@ -87,7 +99,7 @@ def _listed(held: Any, answers: Sequence[str]) -> list[tuple[str, Any]]:
     lettered, numbered = (any(len(word) < 3 and test(word) for word in answers) for test in (str.isalpha, str.isdecimal))
     if any(word in held for word in answers) or not (lettered or numbered):
         return [("", one) for one in held]
-    return [(chr(ord("A") + number) if lettered else str(number), one) for number, one in enumerate(held)]
+    return [(chr(ord("A") + number) if lettered else str(first + number), one) for number, one in enumerate(held)]
 
 
 def is_answered(answers: Sequence[str], offered: Sequence[tuple[str, Any]]) -> bool:

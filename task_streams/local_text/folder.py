@@ -10,7 +10,7 @@ is run.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -97,18 +97,24 @@ class _Finds:
     def own(self, place: Path, done: set[Path]) -> set[Path]:
         """Take in the data sets of the files of a folder, and of those in the folders of its splits, with which we are then done."""
         try:
-            splits = {folder: split for split, folder in _splits(place).items() if folder not in done}
-            given = {path: split for folder, split in splits.items() for path in own_files(folder)}
-            files = [*([] if place in done else own_files(place)), *given]
+            splits = {split: folder for split, folder in _splits(place).items() if folder not in done}
+            within = {name: parts for name, parts in _within(splits).items() if done.isdisjoint(parts.values())}
             intents = _intents(place)
+            spoken = [path for folder in intents for path in own_files(folder)]
+            self._take(place, [*([] if place in done else own_files(place)), *spoken], splits)
+            for parts in within.values():
+                self._take(parts["train"], [], parts)
         except OSError as error:
             self.unread[str(place)] = f"cannot be opened ({error.strerror})"
             return set()
-        spoken = [path for folder in intents for path in own_files(folder)]
-        own = list(_datasets(place, [*files, *spoken], given, self.named, self.unread))
+        return {*splits.values(), *intents, *(folder for parts in within.values() for folder in parts.values())}
+
+    def _take(self, place: Path, files: Sequence[Path], splits: Mapping[str, Path]) -> None:
+        """Take in the data sets of files of a folder, and of those in folders of its splits."""
+        given = {path: split for split, folder in splits.items() for path in own_files(folder)}
+        own = list(_datasets(place, [*files, *given], given, self.named, self.unread))
         for dataset in own if len(own) > 1 else [replace(dataset, name=self._name_of(place)) for dataset in own]:
             self._keep(formats.with_class_names(dataset, place), place)
-        return {*splits, *intents}
 
     def _name_of(self, place: Path) -> str:
         """The name of the one data set in a folder; where that begins as a split is called, the folder around it says of what."""
@@ -144,6 +150,15 @@ def _splits(place: Path) -> dict[str, Path]:
     """The folders of one that are its splits, where one of several is the training split."""
     named = {SPLIT_OF[folder.name.lower()]: folder for folder in subfolders(place) if folder.name.lower() in SPLIT_OF}
     return named if len(named) > 1 and "train" in named else {}
+
+
+def _within(splits: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
+    """The folders that stand under one name in the folders of several splits, of which one is for training: by name, then by split."""
+    found: dict[str, dict[str, Path]] = {}
+    for split, folder in splits.items():
+        for inner in subfolders(folder):
+            found.setdefault(inner.name, {})[split] = inner
+    return {name: parts for name, parts in found.items() if len(parts) > 1 and "train" in parts}
 
 
 def _intents(place: Path) -> list[Path]:
@@ -182,8 +197,8 @@ def _datasets(place: Path, files: Sequence[Path], given: Mapping[Path, str], nam
         left = [path for path in left if path not in taken]
         yield from _kept(unread, taken, partial(answer_folders.read_lines, slug(base or place.resolve().name), parts))
     left = [path for path in left if stem_of(path).lower() not in _SILENT]
-    if documents := _documents(left, given):
-        yield from _kept(unread, given, partial(formats.documents, slug(place.resolve().name), documents))
+    if read := _together(left, given, named):
+        yield from _kept(unread, given, partial(read, slug(place.resolve().name)))
         left = [path for path in left if path not in given]
     groups: dict[tuple[str, str], dict[str, list[Path]]] = {}
     for path in left:
@@ -206,16 +221,21 @@ def _without(some: Collection[Path], left: Sequence[Path], reason: str, unread: 
     return [path for path in left if path not in some]
 
 
-def _documents(files: Sequence[Path], given: Mapping[Path, str]) -> dict[str, list[Path]]:
-    """The plain texts in the folders of splits, where there are several and no name stands in two: each folder is a text in pieces."""
-    if not given or not all(answer_folders.is_plain(path) for path in files if path in given):
-        return {}
+def _together(files: Sequence[Path], given: Mapping[Path, str], named: Named) -> Callable[[str], Dataset] | None:
+    """What reads the files in the folders of splits as one data set: where each is a record (RACE), or a piece of one text."""
     found: dict[str, list[Path]] = {}
     for path in files:
         if path in given:
             found.setdefault(given[path], []).append(path)
-    names = [split_of(stem_of(path))[1] for paths in found.values() for path in paths]
-    return found if len(found) > 1 and len(found.get("train", ())) > 1 and len(set(names)) == len(names) else {}
+    everything = [path for paths in found.values() for path in paths]
+    if len(found) < 2 or len(found.get("train", ())) < 2:
+        return None
+    if all(map(formats.is_single, found["train"][:3])):
+        return partial(formats.single, paths=found, named=named)
+    names = [split_of(stem_of(path))[1] for path in everything]
+    if all(map(answer_folders.is_plain, everything)) and len(set(names)) == len(names):
+        return partial(formats.documents, paths=found)
+    return None
 
 
 def _matched(groups: Mapping[tuple[str, str], dict[str, list[Path]]]) -> dict[tuple[str, str], dict[str, list[Path]]]:
@@ -244,6 +264,9 @@ def _kept(unread: dict[str, str], paths: Iterable[Path], read: Any) -> Iterable[
 
 
 def _because(dataset: Dataset) -> str:
+    others = [split for split, rows in dataset.splits.items() if rows]
+    if others and "train" not in others:
+        return f" (it is of the {others[0]} split by its name, and no file like it of the training split; under another name it is divided)"
     said = sorted(dataset.remarks, key=lambda remark: "left out" not in remark)
     return f" ({said[0]})" if said else ""
 

@@ -14,9 +14,9 @@ from .names import SPLIT_OF, TEXT_KEYS
 from .records import NOTHING_SAID, Broken, Content, Named, Rows, Unreadable
 
 FORMATS = (
-    "csv or tsv of a text and a label or answer; JSON with the same, as lists, lines or objects (also .gz), conversations, SQuAD's; "
-    "parquet; lines 'LABEL text'; two files line by line (.src and .tgt, texts and labels, seq.in and label); a folder of short texts or "
-    "a file of lines for each answer; bAbI stories; SCAN's IN: .. OUT: ..; CLINC150's and SNIPS' JSON; plain .txt"
+    "csv or tsv of a text and a label or answer; JSON with the same, as lists, lines or objects (also .gz), conversations, texts with "
+    "questions (SQuAD, RACE); parquet; lines 'LABEL text'; two files line by line (.src and .tgt, texts and labels, seq.in and label); a "
+    "folder of short texts or a file of lines for each answer; bAbI stories; SCAN's IN: .. OUT: ..; CLINC150's and SNIPS' JSON; plain .txt"
 )
 
 TABLE, RECORDS, PARQUET = WITH_NAMES = ("table", "JSON records", "parquet")
@@ -50,9 +50,9 @@ class Reading:
                 rows.append(row)
         self.splits[split or "train"] = (*self.splits.get(split or "train", ()), *rows)
 
-    def add_records(self, found: Mapping[str, Sequence[tuple[str, Any]]]) -> None:
+    def add_records(self, given: Mapping[str, Sequence[tuple[str, Any]]]) -> None:
         """Take in the records of each split, whose fields those of training tell."""
-        found = {split: list(nested.flat(listed)) for split, listed in found.items()}
+        found: Mapping[str, Sequence[tuple[str, Any]]] = nested.flat(given)
         if len(found) == 1:
             found = records.records_by_split(next(iter(found.values()))) or found
         fields = records.fields_of(_leading(found), self.named)
@@ -111,6 +111,31 @@ def documents(name: str, paths: Mapping[str, Sequence[Path]]) -> Dataset:
     return reading.done("text")
 
 
+def is_single(path: Path) -> bool:
+    """Whether a file is an object that is a record."""
+    try:
+        content = records.read(path)
+    except Unreadable:
+        return False
+    return content.held is not None and content.listed is None and not objects.KNOWN.isdisjoint(map(str.lower, content.held))
+
+
+def single(name: str, paths: Mapping[str, Sequence[Path]], named: Named) -> Dataset:
+    """Files that are a record each."""
+    reading = Reading(name, RECORDS, named)
+    found: dict[str, list[tuple[str, Any]]] = {}
+    for split, path in ((split, path) for split, parts in paths.items() for path in parts):
+        try:
+            content = records.read(path)
+        except Unreadable:
+            found.setdefault(split, []).append((path.name, None))
+            continue
+        reading.remarks += content.remarks
+        found.setdefault(split, []).append((path.name, content.held))
+    reading.add_records(found)
+    return reading.done()
+
+
 def with_class_names(dataset: Dataset, place: Path) -> Dataset:
     """The same data set with names for its numbers, where a file beside it gives one for each: from 0 or from 1."""
     path = next((path for name in (*CLASS_NAMES, "labels") if (path := place / f"{name}.txt").is_file()), None)
@@ -149,13 +174,20 @@ def one(name: str, place: Path, paths: Mapping[str, Sequence[Path]], named: Name
         raise Unreadable("is of the form that Hugging Face's datasets save to; write it with to_parquet or to_json")
     contents = {split: records.joined([records.read(path) for path in parts]) for split, parts in paths.items()}
     leading = _leading(contents)
-    if ending in ("json", "jsonl"):
+    as_text = ending in ("txt", "text", "tokens", "raw", first.name.lower())
+    if ending in ("json", "jsonl") or (as_text and _is_json(leading)):
         return _json(name, place, contents, leading, named)
     if ending in ("csv", "tsv") or _is_parted(leading, "\t"):
         return _table(name, contents, leading, records.separator_of(leading) if ending == "csv" else "\t", named)
     if _is_parted(leading, ";") and _ends_in_choices(leading, ";"):
         return _table(name, contents, leading, ";", named)
-    return _by_lines(name, ending in ("txt", "text", "tokens", "raw", first.name.lower()), contents, leading)
+    return _by_lines(name, as_text, contents, leading)
+
+
+def _is_json(content: Content) -> bool:
+    """Whether a file that is not called so holds an object, or one on each of its first lines."""
+    first = [line.strip() for line in content.lines[:20] if line.strip()]
+    return content.held is not None or all(line.startswith("{") and objects.is_json(line) for line in first)
 
 
 def _by_lines(name: str, as_text: bool, contents: Mapping[str, Content], leading: Content) -> Dataset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 SPLIT_WORDS = {
@@ -23,11 +24,30 @@ TEXT_KEYS = (
 )
 ANSWER_KEYS = (
     *("label_text", "label", "category", "intent", "class", "answer", "output", "target", "response", "completion"),
-    *("answers", "class index", "gold_label", "sentiment", "emotion", "polarity", "stance", "topic", "rating", "stars", "labels"),
-    *("answerkey", "correct", "correct_answer", "answer_idx", "cop"),
+    *(
+        "answers",
+        "class index",
+        "gold_label",
+        "final_decision",
+        "sentiment",
+        "emotion",
+        "polarity",
+        "stance",
+        "topic",
+        "rating",
+        "stars",
+        "labels",
+    ),
+    *("answerkey", "correct", "correct_answer", "answer_idx", "cop", "summary", "highlights"),
 )
-CONTEXT_KEYS = ("context", "passage", "story", "fact1", "fact2", "ctx", "article", "goal")
+CONTEXT_KEYS = (
+    *("context", "passage", "story", "fact1", "fact2", "ctx", "article", "goal"),
+    *("contexts", "paragraphs", "passages", "dialogue", "history", "haystack_sessions", "support"),
+)
 """Names of columns and fields, most wanted first."""
+_ASKING = frozenset(("question", "instruction", "prompt"))
+_ABOUT = ("category", "intent", "class", "sentiment", "emotion", "polarity", "stance", "topic", "rating", "stars", "labels")
+"""What is said about a question or an instruction: no answer to it, where there is one."""
 CHOICES = "choices"
 """The field under which a question's choices are written out."""
 ASIDE = frozenset(("id", "idx", "index", "url", "title", "date", "timestamp", "created", "added", "meta", "metadata", "source", ""))
@@ -38,6 +58,12 @@ _PUBLISHED = {"trec_10": "test"}
 _SPLIT = re.compile(rf"(?:^|(?<=[._\- ]))({'|'.join(sorted(SPLIT_OF, key=len, reverse=True))})(?=$|[._\- ])", re.IGNORECASE)
 _MATCHED = re.compile(r"(?:^|[._\- ]+)matched$", re.IGNORECASE)  # MultiNLI's validation and test sets of the genres of its training set
 _WRITTEN = (".gz", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".src", ".tgt", ".all", ".label")
+
+
+def answers_among(names: Collection[str]) -> list[str]:
+    """The names that an answer may have, most wanted first."""
+    found = [key for key in ANSWER_KEYS if key in names]
+    return found if _ASKING.isdisjoint(names) else sorted(found, key=_ABOUT.__contains__)
 
 
 def slug(name: str) -> str:

@@ -1,49 +1,89 @@
-"""Records that hold others, made flat: conversations in turns, documents with passages and their questions, choices, lists of answers.
+"""Records that hold others, made flat: conversations in turns, texts with questions about them, choices, lists of answers.
 
 A conversation: the last turn of its assistant answers all turns before it (`messages` of role and content, `conversations` of from and
-value). Documents: as SQuAD is published (Rajpurkar et al. 2016), a record for each question. Of several answers the first is taken.
+value). A text with questions about it is a record for each of them: documents as SQuAD is published (Rajpurkar et al. 2016), questions as
+objects (QuALITY, DROP, DREAM) or as two lists with their answers (RACE). What a question is about may lie in pieces: lines, titles with
+their sentences (HotpotQA), paragraphs (MuSiQue), sessions of conversations (LongMemEval). Of several answers the first is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .choices import with_choices
-from .names import SPLIT_KEYS
+from . import choices
+from .names import ANSWER_KEYS, CONTEXT_KEYS, SPLIT_KEYS
 
 Record = tuple[str, Any]
 """A record and its place in a file."""
 TURNS = ("messages", "conversations", "conversation", "turns")
+ASKED = ("qas", "qa", "qa_pairs", "questions")
+"""Fields that list what is asked about the text beside them."""
+AROUND = (*CONTEXT_KEYS, "text", "document", "conversation")
+"""Fields whose text there may be questions about."""
 _SPEAKER, _SAID = ("role", "from", "speaker"), ("content", "value", "text")
 _ASSISTANTS = ("assistant", "gpt", "chatgpt", "model", "bot")
+_PIECES = ("title", *_SAID, "paragraph_text", "sentence", "utterance")
+_ANSWER = ("text", "value", "number", "spans")
+_DEEPEST = 8
 
 
-def flat(found: Iterable[Record]) -> Iterator[Record]:
-    """The records with the names of their fields in small letters, in place of each that holds others those others.
+def flat(found: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
+    """The records of each split with the names of their fields in small letters, in place of each that holds others those others.
 
-    A list of two texts is a text and its label.
+    A list of two texts is a text and its label; one of lines and of questions is a dialogue and what is asked about it.
     """
-    for place, given in found:
-        if isinstance(given, Mapping):
-            yield from _opened(place, with_choices(_lowered(given)))
-        elif isinstance(given, list) and len(given) == 2 and all(isinstance(part, str) for part in given):
-            yield place, {"text": given[0], "label": given[1]}
-        else:
-            yield place, given
+    opened = {split: [record for each in listed for record in _opened(*each)] for split, listed in found.items()}
+    first = choices.first_number(record for listed in opened.values() for _, record in listed if isinstance(record, Mapping))
+    return {split: [(place, _closed(record, first)) for place, record in listed] for split, listed in opened.items()}
 
 
-def _opened(place: str, record: Mapping[str, Any]) -> Iterator[Record]:
+def _opened(place: str, given: Any) -> Iterator[Record]:
+    if isinstance(given, list) and len(given) > 1 and all(isinstance(part, list) for part in given[:2]):
+        given = {"dialogue": given[0], "questions": given[1]} if any(map(_is_question, given[1])) else given
+    if isinstance(given, list) and len(given) == 2 and all(isinstance(part, str) for part in given):
+        given = {"text": given[0], "label": given[1]}
+    if not isinstance(given, Mapping):
+        yield place, given
+        return
+    record = _lowered(given)
     if (turns := next((record[key] for key in TURNS if isinstance(record.get(key), list)), None)) is not None:
-        yield place, {**{key: value for key, value in record.items() if key in SPLIT_KEYS}, **_conversation(turns)}
-    elif isinstance(record.get("paragraphs"), list):
-        yield from _questions(place, record["paragraphs"])
+        yield place, {**_only(record, SPLIT_KEYS), **_conversation(turns)}
+    elif (asked := _paragraphs(record) or _questions(record)) is not None:
+        yield from ((f"{place}, question {number}", question) for number, question in enumerate(asked, 1))
     else:
         yield place, record
 
 
+def _closed(record: Any, first: int) -> Any:
+    """A record that holds no others, with what it is about, and what there is to choose from, as texts."""
+    if not isinstance(record, Mapping):
+        return record
+    pieces = {key: written(record[key]) for key in AROUND if isinstance(record.get(key), list | Mapping)}
+    return choices.with_choices({**record, **pieces} if pieces else record, first)
+
+
+def written(value: Any, depth: int = 0) -> str:
+    """The texts in a value, one after another: of an object those that are said in it, of one of columns row by row."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, Mapping):
+        columns = list(value.values())
+        if all(isinstance(column, list) for column in columns) and len({len(column) for column in columns}) == 1:
+            value = [list(row) for row in zip(*columns, strict=True)]
+        else:
+            value = [part for key, part in value.items() if isinstance(part, list | Mapping) or str(key).lower() in _PIECES]
+    if not isinstance(value, list) or depth == _DEEPEST:
+        return ""
+    return " ".join(filter(None, (written(part, depth + 1) for part in value)))
+
+
 def _lowered(record: Mapping[str, Any]) -> dict[str, Any]:
     return {str(key).lower(): value for key, value in record.items()}
+
+
+def _only(record: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: record[key] for key in keys if key in record}
 
 
 def _conversation(turns: Sequence[Any]) -> dict[str, str]:
@@ -56,20 +96,51 @@ def _first(turn: Mapping[str, Any], keys: Sequence[str]) -> str:
     return next((turn[key].strip() for key in keys if isinstance(turn.get(key), str)), "")
 
 
-def _questions(place: str, paragraphs: Sequence[Any]) -> Iterator[Record]:
-    number = 0
-    for paragraph in paragraphs:
-        asked = paragraph.get("qas") if isinstance(paragraph, Mapping) else None
+def _paragraphs(record: Mapping[str, Any]) -> list[Any] | None:
+    """The questions of a document in paragraphs, each with its paragraph; None where it is none."""
+    if not isinstance(record.get("paragraphs"), list) or "question" in record:
+        return None
+    found: list[Any] = []
+    for part in record["paragraphs"]:
+        asked = part.get("qas") if isinstance(part, Mapping) else None
         for question in asked if isinstance(asked, list) else [None]:
-            number += 1
-            record = {"context": paragraph.get("context"), **_lowered(question)} if isinstance(question, Mapping) else question
-            yield f"{place}, question {number}", record
+            found.append({"context": part.get("context"), **_lowered(question)} if isinstance(question, Mapping) else question)
+    return found
+
+
+def _questions(record: Mapping[str, Any]) -> list[Any] | None:
+    """The questions that a record lists, each with the text they are about; None where it lists none."""
+    asked = next((record[key] for key in ASKED if isinstance(record.get(key), list)), [])
+    if "question" in record:  # which it asks about the rest
+        return None
+    around = _only(record, (*AROUND, *SPLIT_KEYS))
+    if "conversation" in around:
+        around["context"] = around.pop("conversation")
+    if any(map(_is_question, asked)):
+        return [{**around, **_lowered(question)} if isinstance(question, Mapping) else question for question in asked]
+    beside = {key: record[key] for key in (*ANSWER_KEYS, *choices.KEYS) if isinstance(record.get(key), list)}
+    beside = {key: listed for key, listed in beside.items() if len(listed) == len(asked)}
+    if beside.keys().isdisjoint(ANSWER_KEYS) or not all(isinstance(question, str) for question in asked):
+        return None
+    rows = zip(asked, *beside.values(), strict=True)
+    return [{**around, "question": question, **dict(zip(beside, row, strict=True))} for question, *row in rows] or None
+
+
+def _is_question(part: Any) -> bool:
+    return isinstance(part, Mapping) and any(isinstance(part.get(key), str) for key in ("question", "Question"))
 
 
 def answers_of(value: Any) -> list[Any]:
-    """The answers that a field gives: itself, or those listed, each of which may be under `text`; the same is said once."""
-    listed = value.get("text") if isinstance(value, Mapping) else value
+    """The answers that a field gives: itself, or those listed, each of which may be under a name; the same is said once."""
+    listed = _answer_in(value)
     if not isinstance(listed, list):
         return [listed]
-    found = [item.get("text") if isinstance(item, Mapping) else item for item in listed]
+    found = [_answer_in(item) for item in listed]
     return list(dict.fromkeys(answer for answer in found if isinstance(answer, str | int | float))) or found[:1]
+
+
+def _answer_in(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    there = [value[key] for key in _ANSWER if key in value]
+    return next((answer for answer in there if answer not in (None, "", [])), there[0] if there else None)

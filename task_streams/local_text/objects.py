@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .names import ANSWER_KEYS, CONTEXT_KEYS, SPLIT_OF, TEXT_KEYS
-from .nested import TURNS, Record
+from .nested import AROUND, ASKED, TURNS, Record
 
 TEXTS = frozenset((*TEXT_KEYS, *CONTEXT_KEYS))
 KNOWN = TEXTS.union(ANSWER_KEYS)
@@ -38,9 +38,15 @@ def records_in(name: str, held: Mapping[str, Any]) -> list[Record] | None:
     """
     if isinstance(held.get("data"), list):
         return numbered(f"{name}: record", held["data"])
-    if any(isinstance(held.get(key), list) for key in (*TURNS, "paragraphs", "ordered_kv_records")):
+    if is_record(held):
         return None
     return _columns(name, held) or _by_name(name, held) or _by_answer(name, held) or _longest(name, held)
+
+
+def is_record(held: Mapping[str, Any]) -> bool:
+    """Whether an object holds records of its own that belong together: turns, paragraphs, what is asked about a text."""
+    asked = ASKED if not held.keys().isdisjoint(AROUND) else ()
+    return any(isinstance(held.get(key), list) for key in (*TURNS, "paragraphs", "ordered_kv_records", *asked))
 
 
 def one_after_another(name: str, text: str) -> list[Record] | None:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from . import choices, nested, objects
 from .corpus import MOST_CHOICES, ROWS_A_CHOICE, Row, is_choice, shortened
-from .names import ANSWER_KEYS, ASIDE, CHOICES, CONTEXT_KEYS, SPLIT_FLAGS, SPLIT_KEYS, SPLIT_OF, TEXT_KEYS
+from .names import ANSWER_KEYS, ASIDE, CHOICES, CONTEXT_KEYS, SPLIT_FLAGS, SPLIT_KEYS, SPLIT_OF, TEXT_KEYS, answers_among
 
 _Name = TypeVar("_Name", str, int)
 _Item = TypeVar("_Item")
@@ -254,7 +254,7 @@ def columns_of(records: Sequence[tuple[int, list[str]]], named: Named = NOTHING_
     width = max((len(cells) for _, cells in records), key=[len(cells) for _, cells in records].count)
     known = {*TEXT_KEYS, *ANSWER_KEYS, *CONTEXT_KEYS}
     if len(records) > 1 and sum(cell in known for cell in first) >= min(2, len(first)):
-        answers = [n for key in ANSWER_KEYS for n, cell in enumerate(first) if cell == key]
+        answers = [n for key in answers_among(first) for n, cell in enumerate(first) if cell == key]
         texts = [n for n, cell in enumerate(first) if cell in CONTEXT_KEYS] + [n for n, cell in enumerate(first) if cell in TEXT_KEYS]
         rest = {n: [cells[n] for _, cells in records[1:] if len(cells) == len(first)] for n in range(len(first)) if n not in texts}
         answer = answers[0] if answers else fewest(rest)
@@ -401,7 +401,7 @@ def fields_of(found: Sequence[tuple[str, Any]], named: Named = NOTHING_SAID) -> 
         raise Unreadable(f"has no field '{missing}'; it has {', '.join(names) or 'none'}")
     known = [key for key in (*CONTEXT_KEYS, *TEXT_KEYS, CHOICES) if key in names and _is_mostly_text([record.get(key) for record in rows])]
     texts = list(named.texts) or [key for key in known if key != named.answer]
-    answers = [named.answer] if named.answer else [key for key in ANSWER_KEYS if key in names and key not in named.texts]
+    answers = [named.answer] if named.answer else [key for key in answers_among(names) if key not in named.texts]
     held = {name: [str(record[name]) for record in rows if isinstance(record.get(name), str | int)] for name in names}
     if not answers and (guessed := fewest({name: held[name] for name in names if name not in texts})) is not None:
         answers = [guessed]

@@ -13,7 +13,7 @@ LETTERED = [{"label": "A", "text": "wet"}, {"label": "B", "text": "dry"}]
 
 
 def row(record: dict) -> Row:
-    found = list(flat([("here", record)]))
+    found = flat({"train": [("here", record)]})["train"]
     (only,) = record_rows(found, fields_of(found))
     assert isinstance(only, Row), only
     return only

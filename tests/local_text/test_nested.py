@@ -1,0 +1,167 @@
+"""Records that hold others give a row for each of them, as such data sets are published."""
+
+import json
+
+import pytest
+
+from clbench.task_streams.local_text.corpus import Row
+from clbench.task_streams.local_text.folder import survey
+from clbench.task_streams.local_text.nested import flat, written
+from clbench.task_streams.local_text.records import Broken, fields_of, record_rows
+
+
+def rows(*found) -> list[Row | Broken]:
+    listed = flat({"train": [(f"{number}", record) for number, record in enumerate(found)]})["train"]
+    return list(record_rows(listed, fields_of(listed)))
+
+
+NEWS = [["Rome", ["It rained.", "All day."]], ["Oslo", ["It snowed."]]]
+FORMS = {
+    "RACE": (
+        {"id": "h1", "article": "Bo ate.", "questions": ["Who?", "What?"], "options": [["Bo", "Al"], ["x", "y"]], "answers": ["A", "B"]},
+        [Row("Bo ate. Who? A) Bo B) Al", "A"), Row("Bo ate. What? A) x B) y", "B")],
+    ),
+    "DREAM": (
+        [["M: Hi.", "W: Bye."], [{"question": "Who left?", "choice": ["a man", "a woman"], "answer": "a woman"}], "3-1"],
+        [Row("M: Hi. W: Bye. Who left? a man, a woman", "a woman")],
+    ),
+    "QuALITY": (
+        {"article": ["Bo", "ate."], "questions": [{"question": f"Who {n}?", "options": ["x", "y"], "gold_label": n} for n in (1, 2)]},
+        [Row("Bo ate. Who 1? 1) x 2) y", "1"), Row("Bo ate. Who 2? 1) x 2) y", "2")],
+    ),
+    "DROP": (
+        {
+            "passage": "Two came.",
+            "qa_pairs": [
+                {"question": "How many?", "answer": {"number": "2", "date": {"day": ""}, "spans": []}},
+                {"question": "Who?", "answer": {"number": "", "date": {"day": ""}, "spans": ["Bo", "Al"]}},
+            ],
+        },
+        [Row("Two came. How many?", "2"), Row("Two came. Who?", "Bo")],
+    ),
+    "LoCoMo": (
+        {
+            "conversation": {"speaker_a": "Bo", "session_1": [{"speaker": "Bo", "text": "Hi."}], "session_2": [{"text": "Bye."}]},
+            "qa": [{"question": "Who spoke?", "answer": "Bo", "category": 2}, {"question": "When?", "answer": 2022, "category": 1}],
+        },
+        [Row("Hi. Bye. Who spoke?", "Bo"), Row("Hi. Bye. When?", "2022")],
+    ),
+    "HotpotQA": (
+        {"question": "Where did it rain?", "answer": "Rome", "context": NEWS, "type": "bridge"},
+        [Row("Rome It rained. All day. Oslo It snowed. Where did it rain?", "Rome")],
+    ),
+    "HotpotQA in columns": (
+        {
+            "question": "Where did it rain?",
+            "answer": "Rome",
+            "context": {"title": [title for title, _ in NEWS], "sentences": [said for _, said in NEWS]},
+        },
+        [Row("Rome It rained. All day. Oslo It snowed. Where did it rain?", "Rome")],
+    ),
+    "MuSiQue": (
+        {"paragraphs": [{"idx": 0, "title": "Bo", "paragraph_text": "He ate."}], "question": "Who ate?", "answer": "Bo"},
+        [Row("Bo He ate. Who ate?", "Bo")],
+    ),
+    "PubMedQA": (
+        {"QUESTION": "Is it?", "CONTEXTS": ["It was seen.", "Twice."], "LABELS": ["A", "B"], "final_decision": "yes", "LONG_ANSWER": "so"},
+        [Row("It was seen. Twice. Is it?", "yes")],
+    ),
+    "LongMemEval": (
+        {
+            "question": "What do I like?",
+            "question_type": "single-session-user",
+            "answer": "tea",
+            "haystack_sessions": [[{"role": "user", "content": "I like tea."}, {"role": "assistant", "content": "Good."}], []],
+        },
+        [Row("I like tea. Good. What do I like?", "tea")],
+    ),
+    "TriviaQA": ({"question": "Who?", "answer": {"value": "Bo", "aliases": ["Bob"]}}, [Row("Who?", "Bo")]),
+    "Dolly": (
+        {"instruction": "Name it.", "context": "Bo sat.", "response": "Bo", "category": "closed_qa"},
+        [Row("Bo sat. Name it.", "Bo")],
+    ),
+    "a topic beside a text": ({"text": "Bo won.", "category": "sport", "output": "x"}, [Row("Bo won.", "sport")]),
+    "a label beside a question": ({"question": "Who?", "answer": "Bo did.", "label": 1}, [Row("Who?", "1")]),
+    "SAMSum": ({"dialogue": "A: Hi", "summary": "They met.", "id": "1"}, [Row("A: Hi", "They met.")]),
+    "SciQ": ({"question": "What melts?", "correct_answer": "ice", "support": "Ice melts."}, [Row("Ice melts. What melts?", "ice")]),
+    "questions about a question": ({"question": "Who?", "answer": "Bo", "questions": ["a", "b"]}, [Row("Who?", "Bo")]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_as_published(form):
+    record, expected = FORMS[form]
+    assert rows(record) == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"article": "Bo.", "questions": [{"question": "Who?"}]}, "no answer among article, question"),
+        ({"article": "Bo.", "questions": [], "answers": []}, "an empty text or answer"),
+        ([["Hi."], [3]], "expected an object with a text and a label or answer"),
+        ({"passage": "Bo.", "qa_pairs": [{"question": "When?", "answer": {"number": "", "spans": []}}]}, "an empty text or answer"),
+    ],
+)
+def test_what_is_no_question_is_left_out_and_said(record, reason):
+    *_, last = rows({"text": "t", "article": "a", "answer": "b"}, record)
+    assert isinstance(last, Broken) and reason.split(" among")[0] in last.reason
+
+
+def test_broken_questions_among_good_ones_have_their_place():
+    found = rows({"article": "Bo.", "questions": [{"question": "Who?", "answer": "Bo"}, "x", {"question": "Why?", "answer": None}]})
+    assert found[0] == Row("Bo. Who?", "Bo")
+    assert [row.place for row in found[1:] if isinstance(row, Broken)] == ["0, question 2", "0, question 3"]
+
+
+def test_texts_in_pieces_have_a_deepest_one():
+    deep: object = "x"
+    for _ in range(5000):
+        deep = [deep]
+    assert written(["a", deep, 3, None, {"title": "b", "id": "c"}]) == "a b"
+
+
+def test_choices_are_counted_as_the_answers_of_all_splits_say():
+    asked = {split: [{"question": f"q{n}", "options": ["x", "y"], "answer": n}] for split, n in (("train", 2), ("test", 1))}
+    found = flat({split: [(split, record) for record in listed] for split, listed in asked.items()})
+    assert {found[split][0][1]["choices"] for split in found} == {"1) x 2) y"}
+
+
+def test_lines_of_records_under_another_name(tmp_path):
+    lines = [json.dumps({"text": f"word{n} again", "label": "ab"[n % 2]}) for n in range(40)]
+    (tmp_path / "train.txt").write_text("\n".join(lines[:30]) + "\n")
+    (tmp_path / "dev.txt").write_text("\n".join(lines[30:]) + "\n")
+    (only,) = survey(tmp_path).datasets.values()
+    assert only.kind == "choices" and len(only.splits["validation"]) == 10
+
+
+@pytest.mark.parametrize("inner", ["", "high"])
+def test_a_file_for_each_record_in_folders_of_splits(inner, tmp_path):
+    for split, many in (("train", 20), ("dev", 4), ("test", 6)):
+        place = tmp_path / "RACE" / split / inner
+        place.mkdir(parents=True)
+        for n in range(many):
+            asked = {"questions": ["Who?", "Why?"], "options": [["x", "y"], ["u", "v"]], "answers": ["A", "B"]}
+            (place / f"{n}.txt").write_text(json.dumps({**asked, "article": f"{split} {n}.", "id": f"{n}.txt"}))
+    (tmp_path / "RACE" / "train" / inner / "3.txt").write_text("{broken")
+    found = survey(tmp_path)
+    (only,) = found.datasets.values()
+    assert only.name == (inner or "race") and not found.unread
+    assert {split: len(listed) for split, listed in only.splits.items()} == {"train": 38, "validation": 8, "test": 12}
+    assert any("left out: 1 row" in remark and "3.txt" in remark for remark in only.remarks)
+
+
+def test_folders_of_one_name_in_those_of_splits_are_a_data_set_each(tmp_path):
+    for split in ("train", "test"):
+        for language in ("de", "en"):
+            place = tmp_path / split / language
+            place.mkdir(parents=True)
+            (place / "data.csv").write_text("text,label\n" + "".join(f"{split} {language}{n},{'ab'[n % 2]}\n" for n in range(20)))
+    found = survey(tmp_path)
+    assert all(len(dataset.splits["test"]) == 20 for dataset in found.datasets.values())
+    assert sorted(found.datasets) == ["de", "en"] and not found.unread
+
+
+def test_a_split_alone_says_what_it_lacks(tmp_path):
+    (tmp_path / "dev.csv").write_text("text,label\n" + "".join(f"t{n},{'ab'[n % 2]}\n" for n in range(20)))
+    assert "it is of the validation split by its name" in survey(tmp_path).unread["dev.csv"]
