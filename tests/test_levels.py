@@ -13,7 +13,7 @@ from clbench.configuration import resolve, resolve_each
 from clbench.experiment import load
 from clbench.task_streams import levels
 
-MEASURED = ("comp", "memorize", "lookup", "overwrite", "drift", "needles", "lm", "taxi", "taxi-text")
+MEASURED = ("comp", "comp-alphabets", "memorize", "lookup", "overwrite", "drift", "needles", "lm", "taxi", "taxi-text")
 
 
 def asked():

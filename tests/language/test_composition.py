@@ -98,12 +98,12 @@ def test_levels_need_no_skill():
 
 
 @pytest.mark.parametrize("budget", ["smoke", "standard", "paper"])
-@pytest.mark.parametrize("name", ["comp", "comp-unrelated", "comp-relabel"])
+@pytest.mark.parametrize("name", ["comp", "comp-alphabets", "comp-unrelated", "comp-relabel"])
 def test_streams_are_what_they_were(name, budget):
     """Golden: tasks, first examples and floors; a change is a new version."""
     stream = stream_named(name, budget)
-    assert [task.name for task in stream.tasks] == order(stream.options["control"]) and len(stream.few_shot.tasks) == 5
-    assert all(task.scale[0] <= 0.56 for task in stream.tasks)
+    assert [task.name for task in stream.tasks] == order(stream.options["control"], stream.options.get("alphabets", 1))
+    assert len(stream.few_shot.tasks) == 5 and all(task.scale[0] <= 0.59 for task in stream.tasks)
     digest = hashlib.sha256()
     for task in (*stream.tasks, *stream.few_shot.tasks):
         tokens = task._test_set(0)[0]
@@ -115,6 +115,9 @@ GOLDEN = {
     ("comp", "smoke"): "7bfa4bb6bf79",
     ("comp", "standard"): "34f3afec8235",
     ("comp", "paper"): "521407cb6c10",
+    ("comp-alphabets", "smoke"): "997d49d1d6ca",
+    ("comp-alphabets", "standard"): "a5cfa2201c06",
+    ("comp-alphabets", "paper"): "fc8cd4c92fb6",
     ("comp-unrelated", "smoke"): "07f6ca3f7a56",
     ("comp-unrelated", "standard"): "2b95ad437160",
     ("comp-unrelated", "paper"): "5ef53b0f624c",
