@@ -271,6 +271,10 @@ class Demonstrations(Experience):
         return Demonstrations(episodes, seed, groups=groups)
 
 
+_AHEAD, _AHEAD_TOKENS = 512, 1 << 20
+"""How many examples of text are made ahead, and in how many tokens at most."""
+
+
 class TextSource(Protocol):
     """Numbered examples: a pure function of their index, so that any example can be made alone.
 
@@ -303,6 +307,7 @@ class Text(Experience):
         self._mask = np.zeros((0, source.longest), dtype=bool)
         self._left = np.zeros(0, dtype=np.int64)  # tokens of the open example not yet handed out; 0 = none open
         self._offset = np.zeros(0, dtype=np.int64)
+        self._ahead: tuple[int, tuple[Integer, Bool, Integer]] | None = None  # which example comes first, and some from there on
 
     @property
     def longest(self) -> int:
@@ -367,10 +372,18 @@ class Text(Experience):
         """Begin the next examples in lanes `rows`."""
         if len(rows) == 0:
             return
-        order = np.arange(self._begun, self._begun + len(rows))
-        self._tokens[rows], self._mask[rows], self._left[rows] = self._source.examples(self._numbers(order))
+        self._tokens[rows], self._mask[rows], self._left[rows] = self._next(len(rows))
         self._offset[rows] = 0
         self._begun += len(rows)
+
+    def _next(self, count: int) -> list[NDArray[Any]]:
+        """The next `count` examples as a source gives them. They are made ahead, as to make few takes as long as to make hundreds."""
+        if self._ahead is None or self._begun + count > self._ahead[0] + len(self._ahead[1][2]):
+            most = min(_AHEAD, _AHEAD_TOKENS // self._source.longest, self.meter.planned - self._begun)
+            order = np.arange(self._begun, self._begun + max(count, most))
+            self._ahead = self._begun, self._source.examples(self._numbers(order))
+        first, made = self._ahead
+        return [part[self._begun - first : self._begun - first + count] for part in made]
 
     def _numbers(self, order: Integer) -> Integer:
         """Which example is the i-th to be handed out; a fresh permutation for each time round a finite set."""
@@ -388,7 +401,7 @@ class Text(Experience):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self._begun = int(state["begun"])
+        self._begun, self._ahead = int(state["begun"]), None
         self._tokens, self._mask = np.array(state["tokens"]), np.array(state["mask"])
         self._left, self._offset = np.array(state["left"]), np.array(state["offset"])
 

@@ -113,6 +113,45 @@ def test_a_finite_set_is_repeated_in_a_new_order_and_its_prefix_is_the_same_set(
     assert len({tuple(turn) for turn in first}) > 1
 
 
+def test_examples_are_made_ahead_and_none_that_will_not_be_asked_for():
+    made = []
+
+    class Counted(Numbered):
+        def examples(self, index):
+            made.append(len(index))
+            assert index.max() < 1300
+            return super().examples(index)
+
+    text = Text(Counted(), 0)
+    text.meter.planned = 1300
+    for grant in (7, 600, 693):  # a stretch may end in the middle of what was made
+        text.meter.grant(grant)
+        while text.remaining:
+            text.windows(5, 3)
+    assert text.meter.consumed == 1300 and len(made) == 3 and sum(made) < 1300 + 2 * 5
+    begun = granted(Text(Counted(), 0), 40)
+    first = [begun.windows(5, 7)[0] for _ in range(8)]
+    alone = np.concatenate([Numbered().examples(np.array([i]))[0] for i in range(40)])
+    assert np.array_equal(np.concatenate(first), alone)
+
+
+def test_of_long_examples_fewer_are_made_ahead():
+    made = []
+
+    class Long(Numbered):
+        longest = 1 << 18
+
+        def examples(self, index):
+            made.append(len(index))
+            tokens, mask, lengths = super().examples(index)
+            return *(np.pad(part, ((0, 0), (0, self.longest - 7))) for part in (tokens, mask)), lengths
+
+    text = granted(Text(Long(), 0), 100)
+    for _ in range(2):
+        text.windows(3, 7)
+    assert made == [4, 4]
+
+
 def test_changing_lanes_in_the_middle_of_an_example_is_refused():
     text = granted(Text(Numbered(), 0), 12)
     text.windows(5, 4)
