@@ -98,23 +98,18 @@ class _Finds:
         """Take in the data sets of the files of a folder, and of those in the folders of its splits, with which we are then done."""
         try:
             splits = {split: folder for split, folder in _splits(place).items() if folder not in done}
-            within = {name: parts for name, parts in _within(splits).items() if done.isdisjoint(parts.values())}
+            within = [parts for parts in _within(splits).values() if done.isdisjoint(parts.values())]
             intents = _intents(place)
-            spoken = [path for folder in intents for path in own_files(folder)]
-            self._take(place, [*([] if place in done else own_files(place)), *spoken], splits)
-            for parts in within.values():
-                self._take(parts["train"], [], parts)
+            files = [path for folder in (*([] if place in done else [place]), *intents) for path in own_files(folder)]
+            found = [(place, files, _given(splits)), *((parts["train"], [], _given(parts)) for parts in within)]
         except OSError as error:
             self.unread[str(place)] = f"cannot be opened ({error.strerror})"
             return set()
-        return {*splits.values(), *intents, *(folder for parts in within.values() for folder in parts.values())}
-
-    def _take(self, place: Path, files: Sequence[Path], splits: Mapping[str, Path]) -> None:
-        """Take in the data sets of files of a folder, and of those in folders of its splits."""
-        given = {path: split for split, folder in splits.items() for path in own_files(folder)}
-        own = list(_datasets(place, [*files, *given], given, self.named, self.unread))
-        for dataset in own if len(own) > 1 else [replace(dataset, name=self._name_of(place)) for dataset in own]:
-            self._keep(formats.with_class_names(dataset, place), place)
+        for at, own, given in found:
+            datasets = list(_datasets(at, [*own, *given], given, self.named, self.unread))
+            for dataset in datasets if len(datasets) > 1 else [replace(dataset, name=self._name_of(at)) for dataset in datasets]:
+                self._keep(formats.with_class_names(dataset, at), at)
+        return {*splits.values(), *intents, *(folder for parts in within for folder in parts.values())}
 
     def _name_of(self, place: Path) -> str:
         """The name of the one data set in a folder; where that begins as a split is called, the folder around it says of what."""
@@ -150,6 +145,11 @@ def _splits(place: Path) -> dict[str, Path]:
     """The folders of one that are its splits, where one of several is the training split."""
     named = {SPLIT_OF[folder.name.lower()]: folder for folder in subfolders(place) if folder.name.lower() in SPLIT_OF}
     return named if len(named) > 1 and "train" in named else {}
+
+
+def _given(splits: Mapping[str, Path]) -> dict[Path, str]:
+    """The files of folders that are splits, and which split each is of."""
+    return {path: split for split, folder in splits.items() for path in own_files(folder)}
 
 
 def _within(splits: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
@@ -230,7 +230,8 @@ def _together(files: Sequence[Path], given: Mapping[Path, str], named: Named) ->
     everything = [path for paths in found.values() for path in paths]
     if len(found) < 2 or len(found.get("train", ())) < 2:
         return None
-    if all(map(formats.is_single, found["train"][:3])):
+    first = found["train"][:5]
+    if 2 * sum(map(formats.is_single, first)) > len(first):
         return partial(formats.single, paths=found, named=named)
     names = [split_of(stem_of(path))[1] for path in everything]
     if all(map(answer_folders.is_plain, everything)) and len(set(names)) == len(names):

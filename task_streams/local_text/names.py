@@ -22,22 +22,10 @@ TEXT_KEYS = (
     *("sentence1", "premise", "question1", "sentence2", "hypothesis", "question2"),
     *("query", "input", "source", "prompt", "question", "description"),
 )
+_ABOUT = ("sentiment", "emotion", "polarity", "stance", "topic", "rating", "stars", "labels")
 ANSWER_KEYS = (
     *("label_text", "label", "category", "intent", "class", "answer", "output", "target", "response", "completion"),
-    *(
-        "answers",
-        "class index",
-        "gold_label",
-        "final_decision",
-        "sentiment",
-        "emotion",
-        "polarity",
-        "stance",
-        "topic",
-        "rating",
-        "stars",
-        "labels",
-    ),
+    *("answers", "class index", "gold_label", "final_decision", *_ABOUT),
     *("answerkey", "correct", "correct_answer", "answer_idx", "cop", "summary", "highlights"),
 )
 CONTEXT_KEYS = (
@@ -46,8 +34,6 @@ CONTEXT_KEYS = (
 )
 """Names of columns and fields, most wanted first."""
 _ASKING = frozenset(("question", "instruction", "prompt"))
-_ABOUT = ("category", "intent", "class", "sentiment", "emotion", "polarity", "stance", "topic", "rating", "stars", "labels")
-"""What is said about a question or an instruction: no answer to it, where there is one."""
 CHOICES = "choices"
 """The field under which a question's choices are written out."""
 ASIDE = frozenset(("id", "idx", "index", "url", "title", "date", "timestamp", "created", "added", "meta", "metadata", "source", ""))
@@ -61,9 +47,9 @@ _WRITTEN = (".gz", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".src"
 
 
 def answers_among(names: Collection[str]) -> list[str]:
-    """The names that an answer may have, most wanted first."""
+    """The names that an answer may have, most wanted first; what a question is about comes behind what answers it."""
     found = [key for key in ANSWER_KEYS if key in names]
-    return found if _ASKING.isdisjoint(names) else sorted(found, key=_ABOUT.__contains__)
+    return found if _ASKING.isdisjoint(names) else sorted(found, key=("category", "intent", "class", *_ABOUT).__contains__)
 
 
 def slug(name: str) -> str:

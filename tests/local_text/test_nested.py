@@ -143,12 +143,12 @@ def test_a_file_for_each_record_in_folders_of_splits(inner, tmp_path):
         for n in range(many):
             asked = {"questions": ["Who?", "Why?"], "options": [["x", "y"], ["u", "v"]], "answers": ["A", "B"]}
             (place / f"{n}.txt").write_text(json.dumps({**asked, "article": f"{split} {n}.", "id": f"{n}.txt"}))
-    (tmp_path / "RACE" / "train" / inner / "3.txt").write_text("{broken")
+    (tmp_path / "RACE" / "train" / inner / "0.txt").write_text("{broken")
     found = survey(tmp_path)
     (only,) = found.datasets.values()
     assert only.name == (inner or "race") and not found.unread
     assert {split: len(listed) for split, listed in only.splits.items()} == {"train": 38, "validation": 8, "test": 12}
-    assert any("left out: 1 row" in remark and "3.txt" in remark for remark in only.remarks)
+    assert any("left out: 1 row" in remark and "0.txt" in remark for remark in only.remarks)
 
 
 def test_folders_of_one_name_in_those_of_splits_are_a_data_set_each(tmp_path):
