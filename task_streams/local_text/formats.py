@@ -185,9 +185,9 @@ def one(name: str, place: Path, paths: Mapping[str, Sequence[Path]], named: Name
 
 
 def _is_json(content: Content) -> bool:
-    """Whether a file that is not called so holds an object, or one on each of its first lines."""
-    first = [line.strip() for line in content.lines[:20] if line.strip()]
-    return content.held is not None or all(line.startswith("{") and objects.is_json(line) for line in first)
+    """Whether a file that is not called so holds an object, or one on nearly each of its first lines."""
+    first = [line for line in content.lines[:20] if line.strip()]
+    return content.held is not None or 10 * sum(objects.object_in(line) is not None for line in first) >= 9 * len(first)
 
 
 def _by_lines(name: str, as_text: bool, contents: Mapping[str, Content], leading: Content) -> Dataset:

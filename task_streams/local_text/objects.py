@@ -52,7 +52,7 @@ def is_record(held: Mapping[str, Any]) -> bool:
 def one_after_another(name: str, text: str) -> list[Record] | None:
     """The objects of a text that holds several, each on many lines; None where it is anything else."""
     decoder, found, at = json.JSONDecoder(), [], 0
-    if text.lstrip()[:1] != "{" or is_json(text.lstrip().partition("\n")[0]):
+    if text.lstrip()[:1] != "{" or object_in(text.lstrip().partition("\n")[0]) is not None:
         return None
     while at < len(text):
         if text[at].isspace():
@@ -64,15 +64,6 @@ def one_after_another(name: str, text: str) -> list[Record] | None:
             return None
         found.append(record)
     return numbered(f"{name}: record", found)
-
-
-def is_json(text: str) -> bool:
-    """Whether it can be read as such."""
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def numbered(where: str, listed: Sequence[Any]) -> list[Record]:

@@ -129,10 +129,12 @@ def test_choices_are_counted_as_the_answers_of_all_splits_say():
 
 def test_lines_of_records_under_another_name(tmp_path):
     lines = [json.dumps({"text": f"word{n} again", "label": "ab"[n % 2]}) for n in range(40)]
+    lines[3] = "{broken"
     (tmp_path / "train.txt").write_text("\n".join(lines[:30]) + "\n")
     (tmp_path / "dev.txt").write_text("\n".join(lines[30:]) + "\n")
     (only,) = survey(tmp_path).datasets.values()
     assert only.kind == "choices" and len(only.splits["validation"]) == 10
+    assert any("left out: 1 row" in remark and "train.txt:4" in remark for remark in only.remarks)
 
 
 @pytest.mark.parametrize("inner", ["", "high"])
