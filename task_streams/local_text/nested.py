@@ -2,8 +2,9 @@
 
 A conversation: the last turn of its assistant answers all turns before it (`messages` of role and content, `conversations` of from and
 value). A text with questions about it is a record for each of them: documents as SQuAD is published (Rajpurkar et al. 2016), questions as
-objects (QuALITY, DROP, DREAM) or as two lists with their answers (RACE). What a question is about may lie in pieces: lines, titles with
-their sentences (HotpotQA), paragraphs (MuSiQue), sessions of conversations (LongMemEval). Of several answers the first is taken.
+objects (QuALITY, DROP, DREAM), as two lists with their answers (RACE), or in a talk, where the ones before stand in front (CoQA). What a
+question is about may lie in pieces: lines, titles with their sentences (HotpotQA), paragraphs (MuSiQue), sessions of conversations
+(LongMemEval). Of several answers the first is taken.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def _opened(place: str, given: Any) -> Iterator[Record]:
     record = _lowered(given)
     if (turns := next((record[key] for key in TURNS if isinstance(record.get(key), list)), None)) is not None:
         yield place, {**_only(record, SPLIT_KEYS), **_conversation(turns)}
-    elif (asked := _paragraphs(record) or _questions(record)) is not None:
+    elif (asked := _paragraphs(record) or _talk(record) or _questions(record)) is not None:
         yield from ((f"{place}, question {number}", question) for number, question in enumerate(asked, 1))
     else:
         yield place, record
@@ -124,6 +125,27 @@ def _questions(record: Mapping[str, Any]) -> list[Any] | None:
         return None
     rows = zip(asked, *beside.values(), strict=True)
     return [{**around, "question": question, **dict(zip(beside, row, strict=True))} for question, *row in rows] or None
+
+
+def _talk(record: Mapping[str, Any]) -> list[Any] | None:
+    """The questions of a talk about a text, each with the ones before and their answers; None where it is none."""
+    answers = _told(record.get("answers"))
+    asked = _told(record.get("questions")) or record.get("questions")
+    if not answers or not isinstance(asked, list) or len(asked) != len(answers) or not all(isinstance(each, str) for each in asked):
+        return None
+    around, turns = _only(record, (*AROUND, *SPLIT_KEYS)), list(zip(asked, answers, strict=True))
+    return [
+        {**around, "history": " ".join(word for turn in turns[:number] for word in turn), "question": question, "answer": answer}
+        for number, (question, answer) in enumerate(turns)
+    ]
+
+
+def _told(value: Any) -> list[str]:
+    """The texts under `input_text` of a list of objects, or listed there; none where not all are texts."""
+    found = value.get("input_text") if isinstance(value, Mapping) else None
+    if isinstance(value, list):
+        found = [part.get("input_text") if isinstance(part, Mapping) else None for part in value]
+    return found if isinstance(found, list) and all(isinstance(text, str) for text in found) else []
 
 
 def _is_question(part: Any) -> bool:

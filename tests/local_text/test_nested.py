@@ -75,6 +75,22 @@ FORMS = {
         },
         [Row("I like tea. Good. What do I like?", "tea")],
     ),
+    "CoQA": (
+        {
+            "story": "Bo has a cat.",
+            "questions": [{"input_text": "Who has one?", "turn_id": 1}, {"input_text": "What?", "turn_id": 2}],
+            "answers": [{"input_text": "Bo", "span_start": 0}, {"input_text": "a cat", "span_start": 7}],
+        },
+        [Row("Bo has a cat. Who has one?", "Bo"), Row("Bo has a cat. Who has one? Bo What?", "a cat")],
+    ),
+    "CoQA in columns": (
+        {
+            "story": "Bo has a cat.",
+            "questions": ["Who has one?", "What?"],
+            "answers": {"input_text": ["Bo", "a cat"], "answer_start": [0, 7]},
+        },
+        [Row("Bo has a cat. Who has one?", "Bo"), Row("Bo has a cat. Who has one? Bo What?", "a cat")],
+    ),
     "TriviaQA": ({"question": "Who?", "answer": {"value": "Bo", "aliases": ["Bob"]}}, [Row("Who?", "Bo")]),
     "Dolly": (
         {"instruction": "Name it.", "context": "Bo sat.", "response": "Bo", "category": "closed_qa"},
