@@ -27,7 +27,7 @@ from ..levels import Kept
 from . import algorithms
 from .algorithms import alphabet, counts, from_bag, strings
 from .generation import Bool, Draft, Draws, Float, Integer, key, mix
-from .task import Generator, best_shortcut
+from .task import Generator, TextTask, best_shortcut
 from .vocabulary import PAD, SYMBOLS, vocabulary
 
 CONTROLS = ("none", "unrelated", "relabel")
@@ -240,3 +240,13 @@ def held_out(alphabets: int) -> Sequence[str]:
 def floor(generator: Generator) -> float:
     """The level of the best shortcut on fixed examples."""
     return best_shortcut(generator, 2048)
+
+
+@Kept
+def highest_floor(generator: Generator) -> float:
+    """The level of the best of everything that needs no skill on fixed examples: the shortcuts, and the commonest answers of training."""
+    return max(TextTask(generator, cue=None, test_examples=1, floor=0.0).floors().values())
+
+
+FLOORS = {"shortcuts": floor, "all": highest_floor}
+"""What score 0 stands for."""

@@ -280,6 +280,7 @@ def composition_stream(
     high: int = 6,
     symbols: int = 12,
     alphabets: int = 1,
+    floor: str = "shortcuts",
     units: int = 25_600,
     points: int = 8,
     test_examples: int = 256,
@@ -297,20 +298,24 @@ def composition_stream(
     """Four functions of strings, then four compositions of them, for `units` training examples each, all of them seen once.
 
     `control` "unrelated": the first four are other functions; "relabel": each composition has an op-code of its own. Strings have `low` to
-    `high` of `symbols` symbols. `alphabets` 2: one function, part of every composition, writes them in a second one.
+    `high` of `symbols` symbols. `alphabets` 2: one function, part of every composition, writes them in a second one. `floor`: score 0 is
+    the best of the functions' own shortcuts; "all": or of the commonest answers, which in a second alphabet are better.
     `repeats`: how often the list is lived through; scores of both visits stand in one column. `held_out`
     tasks are adapted to from `shots` examples, `draws` times, with `adaptation_units` examples drawn from them.
     """
     if units < 1 or test_examples < 1:
         raise UserError(f"stream '{name}': units and test_examples must be > 0, got {units} and {test_examples}")
+    if floor not in composition.FLOORS:
+        raise unknown_name("floor", floor, composition.FLOORS, "stream.floor")
+    level = composition.FLOORS[floor]
     names = list(composition.order(control, alphabets) if tasks is None else tasks)
     others = [each for each in (composition.held_out(alphabets) if held_out is None else held_out) if each not in names]
     made = composition.generators([*names, *others], low=low, high=high, symbols=symbols, control=control, alphabets=alphabets)
     phases = tuple(Phase((column,), units, points) for column in range(len(names)))
-    adapted = _text_tasks(made[len(names) :], composition.floor, test_examples, validation)
+    adapted = _text_tasks(made[len(names) :], level, test_examples, validation)
     return _without_cues(
         made[: len(names)],
-        composition.floor,
+        level,
         name=name,
         version=version,
         budget=budget,

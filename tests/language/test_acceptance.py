@@ -38,7 +38,7 @@ def curves(folder: Path, *options: str) -> dict[str, Curve]:
     return found
 
 
-STREAMS = ["know", "world-qa", "lm", "needles", "taxi-text"]
+STREAMS = ["know", "world-qa", "lm", "needles", "taxi-text", "comp-alphabets"]
 
 
 @pytest.mark.parametrize("stream", STREAMS)
