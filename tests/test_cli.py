@@ -269,12 +269,16 @@ def test_a_signal_ends_with_75_and_the_same_command_continues(tmp_path, number, 
 
 
 def test_a_second_interrupt_ends_workers_at_once_and_they_are_called_interrupted(tmp_path):
-    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    mark = "open(f'{__file__}.{__import__(\"os\").getpid()}', 'w').close()"  # asleep: before that it can be asked to stop
+    (tmp_path / "sleeper.py").write_text(SLEEPER.replace("time.sleep(self.pause)", f"{mark}; time.sleep(self.pause)"))
     words = ["run", *TINY, f"agent={tmp_path}/sleeper.py:Sleeper", "agent.pause=600", "seed=0,1", "--jobs", "2"]
     process = subprocess.Popen(
         [sys.executable, "-m", "clbench", *words, f"results_dir={tmp_path}/out"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    wait_for(tmp_path / "out", runs=2, event='"eval"')
+    end = time.monotonic() + 60
+    while len(list(tmp_path.glob("sleeper.py.*"))) < 2:
+        assert time.monotonic() < end, "the runs did not begin"
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):
         process.communicate(timeout=1)
