@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from . import nested, objects, records
 from .corpus import Dataset, Kind, Row, completed, is_choice, tallied
 from .names import SPLIT_OF, TEXT_KEYS
+from .nested import Record
 from .records import NOTHING_SAID, Broken, Content, Named, Rows, Unreadable
 
 FORMATS = (
@@ -50,9 +51,9 @@ class Reading:
                 rows.append(row)
         self.splits[split or "train"] = (*self.splits.get(split or "train", ()), *rows)
 
-    def add_records(self, given: Mapping[str, Sequence[tuple[str, Any]]]) -> None:
+    def add_records(self, given: Mapping[str, Sequence[Record]]) -> None:
         """Take in the records of each split, whose fields those of training tell."""
-        found: Mapping[str, Sequence[tuple[str, Any]]] = nested.flat(given)
+        found: Mapping[str, Sequence[Record]] = nested.flat(given)
         if len(found) == 1:
             found = records.records_by_split(next(iter(found.values()))) or found
         fields = records.fields_of(_leading(found), self.named)
@@ -123,16 +124,21 @@ def is_single(path: Path) -> bool:
 def single(name: str, paths: Mapping[str, Sequence[Path]], named: Named) -> Dataset:
     """Files that are a record each."""
     reading = Reading(name, RECORDS, named)
-    found: dict[str, list[tuple[str, Any]]] = {}
-    for split, path in ((split, path) for split, parts in paths.items() for path in parts):
+
+    def record_of(path: Path) -> list[Record]:
         try:
             content = records.read(path)
         except Unreadable:
-            found.setdefault(split, []).append((path.name, None))
-            continue
+            return [(path.name, None)]
         reading.remarks += content.remarks
-        found.setdefault(split, []).append((path.name, content.held))
-    reading.add_records(found)
+        return [(path.name, content.held)]
+
+    return _of_files(reading, paths, record_of)
+
+
+def _of_files(reading: Reading, paths: Mapping[str, Sequence[Path]], records_of: Callable[[Path], Sequence[Record]]) -> Dataset:
+    """The records of all files of each split."""
+    reading.add_records({split: [record for path in parts for record in records_of(path)] for split, parts in paths.items()})
     return reading.done()
 
 
@@ -308,9 +314,7 @@ def _of_splits(name: str, place: Path, content: Content, parts: Mapping[str, lis
 def _parquet(name: str, paths: Mapping[str, Sequence[Path]], named: Named) -> Dataset:
     import pandas
 
-    reading = Reading(name, PARQUET, named)
-    found: dict[str, list[tuple[str, Any]]] = {}
-    for split, path in ((split, path) for split, parts in paths.items() for path in parts):
+    def rows_of(path: Path) -> list[Record]:
         try:
             frame = pandas.read_parquet(path)
         except ImportError:
@@ -318,9 +322,9 @@ def _parquet(name: str, paths: Mapping[str, Sequence[Path]], named: Named) -> Da
         except Exception as error:  # whatever the engine raises for a file that is none
             raise Unreadable(f"is no parquet file that pandas reads ({type(error).__name__})") from None
         rows = [{key: _plain(value) for key, value in row.items()} for row in frame.to_dict("records")]
-        found.setdefault(split, []).extend((f"{path.name}: row {number}", row) for number, row in enumerate(rows, 1))
-    reading.add_records(found)
-    return reading.done()
+        return objects.numbered(f"{path.name}: row", rows)
+
+    return _of_files(Reading(name, PARQUET, named), paths, rows_of)
 
 
 def _plain(value: Any) -> Any:

@@ -60,8 +60,20 @@ def _closed(record: Any, first: int) -> Any:
     """A record that holds no others, with what it is about, and what there is to choose from, as texts."""
     if not isinstance(record, Mapping):
         return record
-    pieces = {key: written(record[key]) for key in AROUND if isinstance(record.get(key), list | Mapping)}
-    return choices.with_choices({**record, **pieces} if pieces else record, first)
+    return choices.with_choices(_as_texts(record), first)
+
+
+def _as_texts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record whose fields of what it is about are texts."""
+    return {key: written(value) if key in AROUND and isinstance(value, list | Mapping) else value for key, value in record.items()}
+
+
+def _around(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What each question of a record is about, written out once for all of them, and the split that it is of."""
+    around = _as_texts(_only(record, (*AROUND, *SPLIT_KEYS)))
+    if "conversation" in around:
+        around.setdefault("context", around.pop("conversation"))
+    return around
 
 
 def written(value: Any, depth: int = 0) -> str:
@@ -114,16 +126,14 @@ def _questions(record: Mapping[str, Any]) -> list[Any] | None:
     asked = next((record[key] for key in ASKED if isinstance(record.get(key), list)), [])
     if "question" in record:  # which it asks about the rest
         return None
-    around = _only(record, (*AROUND, *SPLIT_KEYS))
-    if "conversation" in around:
-        around["context"] = around.pop("conversation")
     if any(map(_is_question, asked)):
+        around = _around(record)
         return [{**around, **_lowered(question)} if isinstance(question, Mapping) else question for question in asked]
     beside = {key: record[key] for key in (*ANSWER_KEYS, *choices.KEYS) if isinstance(record.get(key), list)}
     beside = {key: listed for key, listed in beside.items() if len(listed) == len(asked)}
     if beside.keys().isdisjoint(ANSWER_KEYS) or not all(isinstance(question, str) for question in asked):
         return None
-    rows = zip(asked, *beside.values(), strict=True)
+    around, rows = _around(record), zip(asked, *beside.values(), strict=True)
     return [{**around, "question": question, **dict(zip(beside, row, strict=True))} for question, *row in rows] or None
 
 
@@ -133,14 +143,14 @@ def _talk(record: Mapping[str, Any]) -> list[Any] | None:
     asked = _told(record.get("questions")) or record.get("questions")
     if not answers or not isinstance(asked, list) or len(asked) != len(answers) or not all(isinstance(each, str) for each in asked):
         return None
-    around, turns = _only(record, (*AROUND, *SPLIT_KEYS)), list(zip(asked, answers, strict=True))
+    around, turns = _around(record), list(zip(asked, answers, strict=True))
     return [
         {**around, "history": " ".join(word for turn in turns[:number] for word in turn), "question": question, "answer": answer}
         for number, (question, answer) in enumerate(turns)
     ]
 
 
-def _told(value: Any) -> list[str]:
+def _told(value: Any) -> Sequence[str]:
     """The texts under `input_text` of a list of objects, or listed there; none where not all are texts."""
     found = value.get("input_text") if isinstance(value, Mapping) else None
     if isinstance(value, list):

@@ -38,12 +38,12 @@ def records_in(name: str, held: Mapping[str, Any]) -> list[Record] | None:
     """
     if isinstance(held.get("data"), list):
         return numbered(f"{name}: record", held["data"])
-    if is_record(held):
+    if _is_record(held):
         return None
     return _columns(name, held) or _by_name(name, held) or _by_answer(name, held) or _longest(name, held)
 
 
-def is_record(held: Mapping[str, Any]) -> bool:
+def _is_record(held: Mapping[str, Any]) -> bool:
     """Whether an object holds records of its own that belong together: turns, paragraphs, what is asked about a text."""
     asked = ASKED if not held.keys().isdisjoint(AROUND) else ()
     return any(isinstance(held.get(key), list) for key in (*TURNS, "paragraphs", "ordered_kv_records", *asked))

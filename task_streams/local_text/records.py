@@ -63,7 +63,7 @@ class Content:
         return None if re.search(r"\.jsonl(\.gz)?$", self.name.lower()) else objects.object_in(self.text)
 
     @cached_property
-    def listed(self) -> list[tuple[str, Any]] | None:
+    def listed(self) -> list[nested.Record] | None:
         """The records of that object, or objects on many lines each; None where there are none."""
         return objects.one_after_another(self.name, self.text) if self.held is None else objects.records_in(self.name, self.held)
 
@@ -359,7 +359,7 @@ def table_rows(content: Content, records: Sequence[tuple[int, list[str]]], colum
 # Records.
 
 
-def records(content: Content) -> list[tuple[str, Any]]:
+def records(content: Content) -> list[nested.Record]:
     """The records of a JSON list, of an object with records in it, or of lines, each with its place; a line that is no JSON is None."""
     if content.listed is not None:
         return content.listed
@@ -393,7 +393,7 @@ class Fields(NamedTuple):
     unused: tuple[str, ...]
 
 
-def fields_of(found: Sequence[tuple[str, Any]], named: Named = NOTHING_SAID) -> Fields:
+def fields_of(found: Sequence[nested.Record], named: Named = NOTHING_SAID) -> Fields:
     """By what the user says, or their names; where none is known for the answer or the text, by what they hold, as with columns."""
     rows = [record for _, record in found if isinstance(record, Mapping)]
     names = list(dict.fromkeys(name for record in rows for name in record))
@@ -417,7 +417,7 @@ def _is_mostly_text(values: Sequence[Any]) -> bool:
     return 2 * sum(isinstance(value, str) for value in there) > len(there)
 
 
-def records_by_split(found: Sequence[tuple[str, Any]]) -> dict[str, list[tuple[str, Any]]] | None:
+def records_by_split(found: Sequence[nested.Record]) -> dict[str, list[nested.Record]] | None:
     """Records by the split that a field of each names; None where none does."""
     rows = [record for _, record in found if isinstance(record, Mapping)]
     for keys, kind in ((SPLIT_KEYS, str), (SPLIT_FLAGS, bool)):
@@ -454,20 +454,20 @@ def table_by_split(records: Sequence[tuple[int, list[str]]]) -> dict[str, list[t
     return parted(records[1:], [cells[column] if len(cells) == len(names) else "train" for _, cells in records[1:]])
 
 
-def is_text_alone(found: Sequence[tuple[str, Any]], fields: Fields) -> bool:
+def is_text_alone(found: Sequence[nested.Record], fields: Fields) -> bool:
     """Whether records are texts that nothing answers: beside one of them stands nothing but what is said about it."""
     names = {name for _, record in found if isinstance(record, Mapping) for name in record}
     return bool(fields.texts) and not fields.answers and names <= ASIDE.union(fields.texts[:1])
 
 
-def texts_alone(found: Sequence[tuple[str, Any]], field: str) -> Rows:
+def texts_alone(found: Sequence[nested.Record], field: str) -> Rows:
     """The texts of such records."""
     for place, record in found:
         text = record.get(field) if isinstance(record, Mapping) else None
         yield Row(text) if isinstance(text, str) and text.strip() else Broken("no text", place)
 
 
-def several_answers(found: Iterable[Sequence[tuple[str, Any]]], fields: Fields) -> int:
+def several_answers(found: Iterable[Sequence[nested.Record]], fields: Fields) -> int:
     """How many records give more than one answer."""
     return sum(len(_answers(record, fields)) > 1 for listed in found for _, record in listed if isinstance(record, Mapping))
 
@@ -476,7 +476,7 @@ def _answers(record: Mapping[str, Any], fields: Fields) -> list[Any]:
     return nested.answers_of(next((record[key] for key in fields.answers if key in record), None))
 
 
-def record_rows(found: Sequence[tuple[str, Any]], fields: Fields) -> Rows:
+def record_rows(found: Sequence[nested.Record], fields: Fields) -> Rows:
     """Rows of records with a text, or a context and a question, and a label or an answer; key-value records ask for one of their keys."""
     for place, record in found:
         if not isinstance(record, Mapping):

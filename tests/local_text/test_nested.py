@@ -91,6 +91,14 @@ FORMS = {
         },
         [Row("Bo has a cat. Who has one?", "Bo"), Row("Bo has a cat. Who has one? Bo What?", "a cat")],
     ),
+    "a talk about a conversation": (
+        {
+            "conversation": {"first": [{"speaker": "Bo", "text": "I have a cat."}, {"speaker": "Al", "text": "Nice."}]},
+            "questions": [{"input_text": "Who has one?"}],
+            "answers": [{"input_text": "Bo"}],
+        },
+        [Row("I have a cat. Nice. Who has one?", "Bo")],
+    ),
     "TriviaQA": ({"question": "Who?", "answer": {"value": "Bo", "aliases": ["Bob"]}}, [Row("Who?", "Bo")]),
     "Dolly": (
         {"instruction": "Name it.", "context": "Bo sat.", "response": "Bo", "category": "closed_qa"},
