@@ -52,6 +52,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see: {self.prog} --help")
 
 
+def program() -> NoReturn:
+    """What is typed as `clbench`: Ctrl-C no longer changes the exit code once there is one."""
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of the command line `argv`."""
     words = list(sys.argv[1:] if argv is None else argv)

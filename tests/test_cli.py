@@ -288,6 +288,12 @@ def test_a_second_interrupt_ends_workers_at_once_and_they_are_called_interrupted
     assert "2 interrupted" in said_here and "last checkpoint" in said_there and "everything is saved" not in said_there
 
 
+def test_an_interrupt_on_the_way_out_changes_nothing():
+    late = "import atexit, os, signal, sys; atexit.register(os.kill, os.getpid(), signal.SIGINT); from clbench.cli import program; program()"
+    done = subprocess.run([sys.executable, "-c", late, "list", "nothing"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+
+
 def test_an_experiment_runs_reports_and_does_nothing_the_second_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(
