@@ -289,7 +289,9 @@ def test_a_second_interrupt_ends_workers_at_once_and_they_are_called_interrupted
 
 
 def test_an_interrupt_on_the_way_out_changes_nothing():
-    late = "import atexit, os, signal, sys; atexit.register(os.kill, os.getpid(), signal.SIGINT); from clbench.cli import program; program()"
+    late = (
+        "import atexit, os, signal, sys; atexit.register(os.kill, os.getpid(), signal.SIGINT); from clbench.cli import program; program()"
+    )
     done = subprocess.run([sys.executable, "-c", late, "list", "nothing"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
 

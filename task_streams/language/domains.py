@@ -34,7 +34,7 @@ from .export import Sheet
 from .generation import Bool, Draws, Float, Integer, key
 from .task import bits, task_info
 from .vocabulary import BOS, PAD, SYMBOLS, vocabulary
-from .world import PEOPLE, named
+from .wording import PEOPLE, named
 
 WINDOW = 32  # tokens that the nearsighted reader knows
 SHARED = named("a", "its")[:16]  # function words, in every lexicon

@@ -31,7 +31,7 @@ from .export import Sheet
 from .generation import Bool, Draws, Integer, key
 from .task import free_running_exact, shown, task_info
 from .vocabulary import ANS, BOS, EOS, LETTERS, PAD, SYMBOLS, UNKNOWN, vocabulary
-from .world import ANIMALS, OBJECTS, PEOPLE, PLACES, compiled, filled
+from .wording import ANIMALS, OBJECTS, PEOPLE, PLACES, compiled, filled
 
 ATTRIBUTES: tuple[tuple[str, Integer], ...] = (
     ("home", PLACES),

@@ -27,7 +27,7 @@ from ..levels import Kept
 from .generation import Draft, Draws, Float, Integer
 from .task import best_shortcut
 from .vocabulary import LETTERS, SYMBOLS, vocabulary
-from .world import FILLER, OBJECTS, PEOPLE, SENTENCE, STOP, compiled, filled
+from .wording import FILLER, OBJECTS, PEOPLE, SENTENCE, STOP, compiled, filled
 
 DIGITS = 5  # of a passkey
 VALUE = 2  # symbols of a value

@@ -30,7 +30,7 @@ from clbench.interfaces import Episodes, Predictor
 from ..language.generation import Bool, Draft, Draws, Float, Integer, drawn, key
 from ..language.task import HIGHEST_FLOOR, TextTask
 from ..language.vocabulary import ANS, BOS, DIGITS, LETTERS, vocabulary
-from ..language.world import compiled, filled
+from ..language.wording import compiled, filled
 from ..levels import Kept
 from .driver import Driver, told
 from .world import CONVEY, FIND, LARGEST, PASSENGER_TASKS, REACH, SMALLEST, TASKS, Status, TaxiWorld, check_sides, distances

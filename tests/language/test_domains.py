@@ -13,7 +13,7 @@ from clbench import configuration
 from clbench.errors import UserError
 from clbench.task_streams.language.domains import CAST, CLOSE, KINDS, NAMES, WHO, WINDOW, Documents, Domain, DomainTask, domain
 from clbench.task_streams.language.vocabulary import BOS, vocabulary
-from clbench.task_streams.language.world import PEOPLE
+from clbench.task_streams.language.wording import PEOPLE
 
 V = vocabulary().size
 LENGTH = 96

@@ -10,7 +10,7 @@ from clbench.stream import TaskStream
 from clbench.task_streams.language.knowledge import ATTRIBUTES, News
 from clbench.task_streams.language.stream import knowledge_stream
 from clbench.task_streams.language.vocabulary import ANS, EOS, PAD, vocabulary
-from clbench.task_streams.language.world import PEOPLE
+from clbench.task_streams.language.wording import PEOPLE
 
 from ..answering import Answering
 

@@ -10,8 +10,9 @@ import pytest
 
 from clbench.configuration import stream_named
 from clbench.errors import UserError
-from clbench.task_streams.language import world
+from clbench.task_streams.language import wording, world
 from clbench.task_streams.language.generation import AGE_BINS, Draws, Examples, bucket, drafts, key
+from clbench.task_streams.language.stories import World
 from clbench.task_streams.language.stream import world_stream
 from clbench.task_streams.language.vocabulary import EOS, PAD, vocabulary
 
@@ -20,7 +21,7 @@ TURN = {"north": "south", "south": "north", "east": "west", "west": "east"}
 WORD = vocabulary().name
 
 
-def made(family: str, rendering: str = "symbolic", filler: int = 0, **sizes: int) -> world.World:
+def made(family: str, rendering: str = "symbolic", filler: int = 0, **sizes: int) -> World:
     return world.generator(family, rendering=rendering, filler=filler, **{**SIZES, **sizes})
 
 
@@ -114,7 +115,7 @@ def test_a_reader_with_dictionaries_is_always_right(family):
 @pytest.mark.parametrize("family", [each for each in world.FAMILIES if each != "count-held"])
 def test_large_worlds_are_told_as_well(family):
     """As many places and objects as there are words for, and few people who have them all."""
-    generator = made(family, people=2, places=len(world.ANIMALS), objects=len(world.OBJECTS), events=30)
+    generator = made(family, people=2, places=len(wording.ANIMALS), objects=len(wording.OBJECTS), events=30)
     draft = drafts(generator, "train", 1, np.arange(10))
     for row in range(10):
         reader = Reader(family)
@@ -160,7 +161,7 @@ WOMEN = {"Mary", "Sandra", "Julie", "Emily", "Lily", "Winona", "Gertrude", "Anna
 def test_a_pronoun_is_who_was_named_first_in_the_statement_before(family):
     draws = Draws(key("t"), np.arange(32), np.zeros(32, dtype=np.int64))
     text, spoken = (made(family, rendering, people=16).draw(draws) for rendering in ("text", "pronouns"))
-    people, count = {WORD(int(token)) for token in world.PEOPLE}, 0
+    people, count = {WORD(int(token)) for token in wording.PEOPLE}, 0
     for row in range(32):
         expected, before = [], None
         for given, asked, ages in story(text, row):
@@ -180,11 +181,11 @@ def test_a_pronoun_is_who_was_named_first_in_the_statement_before(family):
 def test_filler_stands_between_statements_and_changes_nothing_else(filler):
     draws = Draws(key("t"), np.arange(64), np.zeros(64, dtype=np.int64))
     bare, filled = made("where-object").draw(draws), made("where-object", filler=filler).draw(draws)
-    background = set(world.FILLER.tolist())
-    kept = set(np.concatenate([world.PEOPLE, world.PLACES, world.OBJECTS, world.ANIMALS]).tolist())
+    background = set(wording.FILLER.tolist())
+    kept = set(np.concatenate([wording.PEOPLE, wording.PLACES, wording.OBJECTS, wording.ANIMALS]).tolist())
     assert not background & kept
     assert (filled.prompt_length + filled.answer_length == bare.prompt_length + bare.answer_length + filler).all()
-    in_prompt = (np.isin(filled.prompt, world.FILLER)).sum(axis=1)
+    in_prompt = (np.isin(filled.prompt, wording.FILLER)).sum(axis=1)
     assert 0 < in_prompt.mean() < filler  # some before the first question and some behind
     for row in range(64):
         texts = []
