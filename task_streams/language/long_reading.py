@@ -28,9 +28,9 @@ from clbench.guards import torch_threads
 from clbench.interfaces import Predictor
 from clbench.stream import TaskStream
 
+from .curricula import distance_stream
 from .distance import Recollection
 from .generation import Draws, Float, Integer, key
-from .stream import distance_stream
 from .vocabulary import ANS, BOS, SYMBOLS, vocabulary
 
 LENGTHS = (20_000, 200_000, 1_000_000, 2_000_000)

@@ -1,23 +1,21 @@
-"""Language streams as phases: one algorithm after another, one question at rising distance; scored above the best shortcut.
+"""Language streams of one task after another: algorithms, compositions, families of questions, domains, facts; above the best shortcut.
 
-Sources: spec language.md 3.2 (algorithms), 5.3 (drift) and 5.4 (distance), memory.md 13.4 and 13.5 (dictionaries), 13.8 (overwriting);
-language.md 3.7 (composition), 3.3 (a small world), 3.4 (domains), 3.6 (knowledge), 5.7 and 5.8 (needles).
+Sources: spec language.md 3.2 (algorithms), 3.7 (composition), 3.3 (a small world), 5.7 and 5.8 (needles), 3.4 (domains), 3.6 (knowledge).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from clbench.errors import UserError, unknown_name
-from clbench.interfaces import Task
-from clbench.stream import FewShot, Phase, TaskStream, variant
+from clbench.stream import Phase, TaskStream, variant
 
-from . import composition, dictionary, distance, domains, drift, knowledge, needles, overwrite, world
+from . import composition, domains, knowledge, needles, world
 from .algorithmic import EXAMPLES, HELD_OUT, STREAM, TEST_EXAMPLES
 from .algorithmic import tasks as make_tasks
 from .probes import TWO_HOP, UNKNOWN, check_probes, probe_tasks
-from .task import Generator, TextTask, announced
+from .stream_parts import few_shot_of, text_tasks, without_cues
+from .task import TextTask, announced
 from .vocabulary import vocabulary
 
 
@@ -76,197 +74,6 @@ def algorithmic_stream(
     return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats, blur=blur)
 
 
-def distance_stream(
-    *,
-    name: str,
-    version: int,
-    budget: str,
-    question: str,
-    trained: Sequence[int] = (0, 1, 3),
-    probed: Sequence[int] = (),
-    segment: int = 8,
-    length: int = 0,
-    units: Sequence[int] = (32_000,),
-    points: int = 2,
-    test_examples: int = 256,
-    mixed: bool = False,
-    boundaries: bool = True,
-    joint: bool = False,
-    only: int | None = None,
-    validation: bool = False,
-    window: int = 1,
-) -> TaskStream:
-    """A curriculum over distance: `question`, one of `distance.QUESTIONS`, is trained at the gaps `trained`, one phase each, in order.
-
-    A gap counts whole segments of `segment` tokens between the first one and the question. The columns are the gaps `trained` and
-    `probed`; those only probed are never trained, and say how far the memory reaches beyond what it saw. `length`: symbols of a fact; 0: 4,
-    and 8 for copy and reverse. `units`: training examples of each phase; one number stands for all. `mixed`: a phase trains its gap and
-    all before it in equal parts, so that none is forgotten.
-    """
-    if question not in distance.QUESTIONS:
-        raise unknown_name("question", question, distance.QUESTIONS, "task_streams/language/distance.py")
-    if min((*trained, *probed), default=-1) < 0 or not trained:
-        raise UserError(
-            f"stream '{name}': trained and probed must be gaps >= 0, at least one trained, got {list(trained)} and {list(probed)}"
-        )
-    granted = granted_units(name, units, len(trained))
-    gaps = [*trained, *(gap for gap in probed if gap not in trained)]
-    made = [distance.generator(question, gap, segment, length) for gap in gaps]
-    return _without_cues(
-        made,
-        distance.floor,
-        name=f"{name}-mixed" if mixed else name,
-        version=version,
-        budget=budget,
-        phases=tuple(Phase(tuple(range(column + 1)) if mixed else (column,), count, points) for column, count in enumerate(granted)),
-        boundaries=boundaries,
-        window=window,
-        kind="distance",
-        options={"question": question, "segment": segment, **({"length": length} if length else {})},
-        description=f"{question}: a fact, noise, and a question {min(gaps)} to {max(gaps)} segments later",
-        test_examples=test_examples,
-        joint=joint,
-        only=only,
-        validation=validation,
-    )
-
-
-def dictionary_stream(
-    *,
-    name: str,
-    version: int,
-    budget: str,
-    trained: Sequence[int] = (1,),
-    probed: Sequence[int] = (),
-    local: float = 0.0,
-    definitions: int = 8,
-    questions: int = 8,
-    units: Sequence[int] = (32_000,),
-    points: int = 2,
-    test_examples: int = 256,
-    boundaries: bool = True,
-    joint: bool = False,
-    only: int | None = None,
-    validation: bool = False,
-    window: int = 1,
-) -> TaskStream:
-    """Questions about definitions that stand `trained` segments back at most, one phase for each number, in order.
-
-    `local`: the share of questions that the own segment answers; 0: definitions stand in segments of their own (lookup). The columns are
-    the numbers `trained` and `probed`; those only probed are never trained, and with `local` ask about earlier segments alone (-far).
-    `units`: training examples of each phase; one number stands for all.
-    """
-    if not trained:
-        raise UserError(f"stream '{name}': expected at least one number of segments in trained, got none")
-    granted = granted_units(name, units, len(trained))
-    asked = [(count, False) for count in trained]
-    asked += [(count, local > 0) for count in probed if local > 0 or count not in trained]
-    made = [dictionary.generator(count, local=local, far=far, definitions=definitions, questions=questions) for count, far in asked]
-    return _without_cues(
-        made,
-        dictionary.floor,
-        name=name,
-        version=version,
-        budget=budget,
-        phases=tuple(Phase((column,), count, points) for column, count in enumerate(granted)),
-        boundaries=boundaries,
-        window=window,
-        kind="dictionary",
-        options={"local": local, "definitions": definitions, "questions": questions},
-        description=f"definitions and questions about them up to {max(count for count, _ in asked)} segments later",
-        test_examples=test_examples,
-        joint=joint,
-        only=only,
-        validation=validation,
-    )
-
-
-def overwrite_stream(
-    *,
-    name: str,
-    version: int,
-    budget: str,
-    keys: int = 12,
-    again: int = 6,
-    values: int = 12,
-    units: int = 38_400,
-    points: int = 2,
-    test_examples: int = 256,
-    boundaries: bool = True,
-    joint: bool = False,
-    only: int | None = None,
-    validation: bool = False,
-    window: int = 1,
-) -> TaskStream:
-    """One phase: `keys` keys are bound to values, `again` of them anew, and all are asked, for `units` training examples.
-
-    Two further columns, never trained, ask only for the keys bound twice and only for those bound once.
-    """
-    made = [overwrite.generator(task, keys, again, values) for task in overwrite.ASKED]
-    return _without_cues(
-        made,
-        overwrite.floor,
-        name=name,
-        version=version,
-        budget=budget,
-        phases=(Phase((0,), units, points),),
-        boundaries=boundaries,
-        window=window,
-        kind="overwrite",
-        options={"keys": keys, "again": again, "values": values},
-        description=f"{keys} keys are bound, {again} of them anew, and all are asked",
-        test_examples=test_examples,
-        joint=joint,
-        only=only,
-        validation=validation,
-    )
-
-
-def drift_stream(
-    *,
-    name: str,
-    version: int,
-    budget: str,
-    symbols: int = 8,
-    trained: Sequence[int] = (512,),
-    probed: Sequence[int] = (),
-    units: Sequence[int] = (76_800,),
-    points: int = 2,
-    test_examples: int = 256,
-    boundaries: bool = True,
-    joint: bool = False,
-    only: int | None = None,
-    validation: bool = False,
-    window: int = 1,
-) -> TaskStream:
-    """Sorting under drift: texts of the lengths `trained`, one phase each, in order; those `probed` are columns that are never trained.
-
-    `units`: training examples of each phase; one number stands for all.
-    """
-    if not trained:
-        raise UserError(f"stream '{name}': expected at least one length in trained, got none")
-    granted = granted_units(name, units, len(trained))
-    lengths = [*trained, *(length for length in probed if length not in trained)]
-    made = [drift.generator(length, symbols) for length in lengths]
-    return _without_cues(
-        made,
-        drift.floor,
-        name=name,
-        version=version,
-        budget=budget,
-        phases=tuple(Phase((column,), count, points) for column, count in enumerate(granted)),
-        boundaries=boundaries,
-        window=window,
-        kind="drift",
-        options={"symbols": symbols},
-        description=f"{symbols} symbols by decreasing frequency in {min(lengths)} to {max(lengths)} tokens that drift",
-        test_examples=test_examples,
-        joint=joint,
-        only=only,
-        validation=validation,
-    )
-
-
 def composition_stream(
     *,
     name: str,
@@ -312,8 +119,8 @@ def composition_stream(
     others = [each for each in (composition.held_out(alphabets) if held_out is None else held_out) if each not in names]
     made = composition.generators([*names, *others], low=low, high=high, symbols=symbols, control=control, alphabets=alphabets)
     phases = tuple(Phase((column,), units, points) for column in range(len(names)))
-    adapted = _text_tasks(made[len(names) :], level, test_examples, validation)
-    return _without_cues(
+    adapted = text_tasks(made[len(names) :], level, test_examples, validation)
+    return without_cues(
         made[: len(names)],
         level,
         name=name,
@@ -610,35 +417,6 @@ def knowledge_stream(
     return variant(stream, joint=joint, only=only, validation=validation)
 
 
-def _without_cues(
-    made: Sequence[Generator], floor: Callable[[Any], float], *, test_examples: int, validation: bool, **fields: Any
-) -> TaskStream:
-    """A stream whose tasks no op-code announces, one for each of the generators `made`, scored above `floor`."""
-    tasks = _text_tasks(made, floor, test_examples, validation)
-    return uncued_stream(tasks, test_examples=test_examples, validation=validation, **fields)
-
-
-def uncued_stream(
-    tasks: tuple[Task, ...],
-    *,
-    name: str,
-    options: Mapping[str, Any],
-    test_examples: int,
-    joint: bool,
-    only: int | None,
-    validation: bool,
-    repeats: int = 1,
-    blur: float = 0.0,
-    **fields: Any,
-) -> TaskStream:
-    """A stream over `tasks` of the common vocabulary, `test_examples` of each; `fields` are TaskStream's."""
-    if test_examples < 1:
-        raise UserError(f"stream '{name}': test_examples must be > 0, got {test_examples}")
-    fixed = {**options, "vocabulary": vocabulary().hash, "test_examples": test_examples}
-    stream = TaskStream(name=name, tasks=tasks, options=fixed, **fields)
-    return variant(stream, joint=joint, only=only, validation=validation, repeats=repeats, blur=blur)
-
-
 def _among_fillers(
     made: Callable[[str, int], TextTask], names: Sequence[str], others: Sequence[str], amounts: Sequence[int]
 ) -> tuple[tuple[TextTask, ...], tuple[TextTask, ...]]:
@@ -652,33 +430,8 @@ def _mixing_fillers(fillers: Sequence[int], amounts: Sequence[int], units: Seque
     return tuple(Phase(tuple(range(first, first + len(fillers))), count, points) for first, count in zip(firsts, units, strict=True))
 
 
-def few_shot_of(  # noqa: PLR0917
-    adapted: tuple[Task, ...], shots: Sequence[int], draws: int, units: int, phases: int, reading: str
-) -> FewShot | None:
-    """Adaptation of the untrained agent and after the last of `phases`; None where there is nothing to adapt to.
-
-    `reading` "context": the examples stand in front of each question, and nothing is learned; "memory": they are learned from with the
-    weights held.
-    """
-    return FewShot(adapted, tuple(shots), draws, units, (-1, phases - 1), "examples", reading=reading) if adapted else None
-
-
 def _check_named(name: str, units: Mapping[str, int], tasks: Sequence[str]) -> None:
     """Refuse training examples for a task that the stream does not have."""
     for task in units:
         if task not in tasks:
             raise unknown_name("task in units", task, tasks, f"stream.tasks of '{name}'")
-
-
-def _text_tasks(made: Sequence[Generator], floor: Callable[[Any], float], test_examples: int, validation: bool) -> tuple[TextTask, ...]:
-    """Tasks that no op-code announces."""
-    scored_on = "validation" if validation else "test"
-    return tuple(TextTask(g, cue=None, test_examples=test_examples, floor=floor(g), scored_on=scored_on) for g in made)
-
-
-def granted_units(name: str, units: Sequence[int], phases: int) -> list[int]:
-    """The units of each of `phases`; one number stands for all."""
-    granted = list(units) * (phases if len(units) == 1 else 1)
-    if len(granted) != phases:
-        raise UserError(f"stream '{name}': expected units for {phases} phases, got {len(granted)}")
-    return granted

@@ -11,7 +11,7 @@ from clbench.errors import UserError, unknown_name
 from clbench.interfaces import TaskInfo
 from clbench.stream import Phase, TaskStream, variant
 
-from ..language.stream import few_shot_of
+from ..language.stream_parts import few_shot_of
 from ..language.task import IDENTITIES
 from .corpus import Dataset
 from .encoding import Encoding

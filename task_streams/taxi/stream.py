@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from clbench.errors import UserError, unknown_name
 from clbench.stream import Phase, TaskStream, check_whole_steps, variant
 
-from ..language.stream import few_shot_of, granted_units, uncued_stream
+from ..language.stream_parts import few_shot_of, granted_units, uncued_stream
 from .rides import RideTask, rides
 from .task import TaxiTask
 from .world import TASKS

@@ -11,8 +11,8 @@ import pytest
 
 from clbench.errors import UserError
 from clbench.task_streams.language import dictionary
+from clbench.task_streams.language.curricula import dictionary_stream
 from clbench.task_streams.language.generation import Examples
-from clbench.task_streams.language.stream import dictionary_stream
 from clbench.task_streams.language.vocabulary import ANS, EOS, KEY, QUERY, SEP
 
 LOOKUP: Mapping[str, Any] = {"local": 0.0, "far": False, "definitions": 8, "questions": 8}

@@ -9,8 +9,8 @@ import pytest
 
 from clbench.errors import UserError
 from clbench.task_streams.language import distance
+from clbench.task_streams.language.curricula import distance_stream
 from clbench.task_streams.language.generation import Examples
-from clbench.task_streams.language.stream import distance_stream
 from clbench.task_streams.language.vocabulary import ANS, vocabulary
 
 SEGMENTS = {"memorize": 8, "detect": 8, "reasoning": 16, "copy": 12, "reverse": 11}

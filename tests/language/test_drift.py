@@ -12,8 +12,8 @@ from clbench.configuration import stream_named
 from clbench.errors import UserError
 from clbench.task_streams.language import drift
 from clbench.task_streams.language.algorithms import counts, from_bag
+from clbench.task_streams.language.curricula import drift_stream
 from clbench.task_streams.language.generation import Draft, Examples, drafts
-from clbench.task_streams.language.stream import drift_stream
 from clbench.task_streams.language.vocabulary import ANS, BOS, EOS, SYMBOLS
 
 CASES = [(8, 512), (8, 64), (20, 1000)]

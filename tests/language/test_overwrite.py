@@ -10,8 +10,8 @@ import pytest
 
 from clbench.errors import UserError
 from clbench.task_streams.language import overwrite
+from clbench.task_streams.language.curricula import overwrite_stream
 from clbench.task_streams.language.generation import Examples
-from clbench.task_streams.language.stream import overwrite_stream
 from clbench.task_streams.language.vocabulary import ANS, BOS, EOS
 
 SIZES = {"keys": 12, "again": 6, "values": 12}
