@@ -25,11 +25,15 @@ _BUCKET = {"validation": 8, "test": 9}
 
 @dataclass(frozen=True)
 class Row:
-    """One example. `age`: statements since the last one that the answer rests on, where the source says so; 1 is the one before."""
+    """One example. `age`: statements since the last one that the answer rests on, where the source says so; 1 is the one before.
+
+    `part_of`: the text or conversation that it asks about, of which there are more examples; they are of one split.
+    """
 
     prompt: str
     answer: str = ""
     age: int | None = None
+    part_of: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,8 @@ def bucket(text: str) -> int:
 def completed(dataset: Dataset) -> Dataset:
     """The same data set with all three splits, and with answers in every split that training knows.
 
-    A split that is missing is taken from the training rows: one of ten by a hash of the text, of few rows one of ten as they stand; of
-    plain text a tenth of it, at its end.
+    A split that is missing is taken from the training rows: one of ten by a hash of the text, for all parts of one thing that of the first;
+    of few rows one of ten as they stand; of plain text a tenth of it, at its end.
     """
     splits = {split: tuple(dataset.splits.get(split, ())) for split in SPLITS}
     remarks = list(dataset.remarks)
@@ -101,8 +105,10 @@ def completed(dataset: Dataset) -> Dataset:
 def _by_hash(rows: Sequence[Row], missing: Sequence[str]) -> dict[str, tuple[Row, ...]]:
     split_of = {_BUCKET[split]: split for split in missing}
     found: dict[str, list[Row]] = {split: [] for split in ("train", *missing)}
+    first: dict[str, str] = {}
     for row in rows:
-        found[split_of.get(bucket(row.prompt), "train")].append(row)
+        said = first.setdefault(row.part_of, row.prompt) if row.part_of else row.prompt
+        found[split_of.get(bucket(said), "train")].append(row)
     parts = {split: tuple(chosen) for split, chosen in found.items()}
     return parts if all(parts.values()) else _by_place(rows, missing)  # few rows, or few different ones
 

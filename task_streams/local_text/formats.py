@@ -17,7 +17,8 @@ from .records import NOTHING_SAID, Broken, Content, Named, Rows, Unreadable
 FORMATS = (
     "csv or tsv of a text and a label or answer; JSON with the same, as lists, lines or objects (also .gz), conversations, texts with "
     "questions (SQuAD, RACE); parquet; lines 'LABEL text'; two files line by line (.src and .tgt, texts and labels, seq.in and label); a "
-    "folder of short texts or a file of lines for each answer; bAbI stories; SCAN's IN: .. OUT: ..; CLINC150's and SNIPS' JSON; plain .txt"
+    "folder of short texts or a file of lines for each answer; bAbI stories; SCAN's IN: .. OUT: ..; CLINC150's and SNIPS' JSON, Rasa's "
+    "YAML; plain .txt"
 )
 
 TABLE, RECORDS, PARQUET = WITH_NAMES = ("table", "JSON records", "parquet")
@@ -180,8 +181,10 @@ def one(name: str, place: Path, paths: Mapping[str, Sequence[Path]], named: Name
         raise Unreadable("is of the form that Hugging Face's datasets save to; write it with to_parquet or to_json")
     contents = {split: records.joined([records.read(path) for path in parts]) for split, parts in paths.items()}
     leading = _leading(contents)
+    if _is_tagged(leading):
+        raise Unreadable("holds a word and its tag a line, as CoNLL's files do; words with tags are no stream here")
     as_text = ending in ("txt", "text", "tokens", "raw", first.name.lower())
-    if ending in ("json", "jsonl") or (as_text and _is_json(leading)):
+    if ending in ("json", "jsonl") or (ending in ("yml", "yaml") and leading.held is not None) or (as_text and _is_json(leading)):
         return _json(name, place, contents, leading, named)
     if ending in ("csv", "tsv") or _is_parted(leading, "\t"):
         return _table(name, contents, leading, records.separator_of(leading) if ending == "csv" else "\t", named)
@@ -208,6 +211,14 @@ def _by_lines(name: str, as_text: bool, contents: Mapping[str, Content], leading
     if not as_text:
         raise Unreadable(f"is of no kind that can be read; expected {FORMATS}")
     return _lines(Reading(name, "plain text"), contents, records.plain, "text")
+
+
+def _is_tagged(content: Content) -> bool:
+    """Whether there are blocks of lines whose last word is nearly always a tag: O, or B- and the like with a name."""
+    top = content.lines[:400]
+    last = [words[-1] for line in top if len(words := line.split()) > 1]
+    tags = sum(bool(re.fullmatch(r"O|[BIESLU]-\S+", word)) for word in last)
+    return any(not line.strip() for line in top[:-1]) and 10 * tags >= 9 * len([line for line in top if line.strip()])
 
 
 def _is_parted(content: Content, mark: str) -> bool:

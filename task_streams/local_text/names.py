@@ -43,7 +43,7 @@ _PUBLISHED = {"trec_10": "test"}
 
 _SPLIT = re.compile(rf"(?:^|(?<=[._\- ]))({'|'.join(sorted(SPLIT_OF, key=len, reverse=True))})(?=$|[._\- ])", re.IGNORECASE)
 _MATCHED = re.compile(r"(?:^|[._\- ]+)matched$", re.IGNORECASE)  # MultiNLI's validation and test sets of the genres of its training set
-_WRITTEN = (".gz", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".src", ".tgt", ".all", ".label")
+_WRITTEN = (".gz", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".yml", ".yaml", ".src", ".tgt", ".all", ".label")
 
 
 def answers_among(names: Collection[str]) -> list[str]:

@@ -1,14 +1,16 @@
 """Records that hold others, made flat: conversations in turns, texts with questions about them, choices, lists of answers.
 
-A conversation: the last turn of its assistant answers all turns before it (`messages` of role and content, `conversations` of from and
-value). A text with questions about it is a record for each of them: documents as SQuAD is published (Rajpurkar et al. 2016), questions as
-objects (QuALITY, DROP, DREAM), as two lists with their answers (RACE), or in a talk, where the ones before stand in front (CoQA). What a
-question is about may lie in pieces: lines, titles with their sentences (HotpotQA), paragraphs (MuSiQue), sessions of conversations
-(LongMemEval). Of several answers the first is taken.
+A conversation: each turn of its assistant answers all turns before it (`messages` of role and content, `conversations` of from and
+value, `utterances` of speaker and text). An answer with texts listed beside it is a record for each of them (`patterns` of a `tag`), and so
+are the `instances` of an instruction. A text with questions about it is a record for each of them: documents as SQuAD is published
+(Rajpurkar et al. 2016), questions as objects (QuALITY, DROP, DREAM), as two lists with their answers (RACE), or in a talk, where the ones
+before stand in front (CoQA). What a question is about may lie in pieces: lines, titles with their sentences (HotpotQA), paragraphs
+(MuSiQue), sessions of conversations (LongMemEval). Of several answers the first is taken.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,14 +20,23 @@ from .names import ANSWER_KEYS, CONTEXT_KEYS, SPLIT_KEYS
 Record = tuple[str, Any]
 """A record and its place in a file."""
 TURNS = ("messages", "conversations", "conversation", "turns")
+LISTED = ("patterns", "examples", "utterances", "phrases")
+"""Fields that list texts which the answer beside them is right for, and what that answer is called."""
+_LISTED_FOR = ("tag", "intent")
 ASKED = ("qas", "qa", "qa_pairs", "questions")
 """Fields that list what is asked about the text beside them."""
 AROUND = (*CONTEXT_KEYS, "text", "document", "conversation")
 """Fields whose text there may be questions about."""
-_SPEAKER, _SAID = ("role", "from", "speaker"), ("content", "value", "text")
-_ASSISTANTS = ("assistant", "gpt", "chatgpt", "model", "bot")
-_PIECES = ("title", *_SAID, "paragraph_text", "sentence", "utterance")
+_SPEAKER, _SAID = ("role", "from", "speaker"), ("content", "value", "text", "utterance")
+_ASSISTANTS = ("assistant", "gpt", "chatgpt", "model", "bot", "agent", "wizard")
+_IN_DIALOGUES = "system"
+"""What dialogues call their assistant; conversations with models call what is said to it in advance so."""
+_PART = re.compile(r"(.*), (?:question|turn) \d+", re.DOTALL)
+_MARKED = re.compile(r"\[([^\]\n]+)\](?:\([^)\n]*\)|\{[^}\n]*\})")
+"""Words of an example that Rasa's files say more about."""
+_PIECES = ("title", *_SAID, "paragraph_text", "sentence")
 _ANSWER = ("text", "value", "number", "spans")
+_ANSWERS = frozenset(ANSWER_KEYS)
 _DEEPEST = 8
 
 
@@ -48,12 +59,25 @@ def _opened(place: str, given: Any) -> Iterator[Record]:
         yield place, given
         return
     record = _lowered(given)
-    if (turns := next((record[key] for key in TURNS if isinstance(record.get(key), list)), None)) is not None:
-        yield place, {**_only(record, SPLIT_KEYS), **_conversation(turns)}
+    if (told := _listed(record)) is not None:
+        yield from _numbered(place, "text", told)
+    elif (turns := turns_of(record)) is not None:
+        said = [{**_only(record, SPLIT_KEYS), **answered} for answered in _conversation(turns)]
+        yield from _numbered(place, "turn", said) if len(said) > 1 else [(place, said[0] if said else {})]
     elif (asked := _paragraphs(record) or _talk(record) or _questions(record)) is not None:
-        yield from ((f"{place}, question {number}", question) for number, question in enumerate(asked, 1))
+        yield from _numbered(place, "question", asked)
     else:
         yield place, record
+
+
+def _numbered(place: str, word: str, parts: Sequence[Any]) -> Iterator[Record]:
+    return ((f"{place}, {word} {number}", part) for number, part in enumerate(parts, 1))
+
+
+def whole_of(place: str) -> str:
+    """The place of the record that one of several questions or turns was opened from; "" for any other."""
+    found = _PART.fullmatch(place)
+    return found[1] if found else ""
 
 
 def _closed(record: Any, first: int) -> Any:
@@ -99,10 +123,45 @@ def _only(record: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     return {key: record[key] for key in keys if key in record}
 
 
-def _conversation(turns: Sequence[Any]) -> dict[str, str]:
-    said = [(_first(turn, _SPEAKER), _first(turn, _SAID)) for turn in turns if isinstance(turn, Mapping)]
-    last = max((n for n, (speaker, _) in enumerate(said) if speaker.lower() in _ASSISTANTS), default=0)
-    return {"text": " ".join(words for _, words in said[:last] if words), "answer": said[last][1]} if last else {}
+def _listed(record: Mapping[str, Any]) -> list[Any] | None:
+    """A record for each of the texts of an answer, or of the instances of an instruction; None where there are none."""
+    instances = record.get("instances")
+    if isinstance(instances, list) and any(isinstance(part, Mapping) for part in instances):
+        around = {key: value for key, value in record.items() if key != "instances"}
+        return [{**around, **_lowered(part)} if isinstance(part, Mapping) else part for part in instances]
+    answer = next((record[key] for key in _LISTED_FOR if isinstance(record.get(key), str)), None)
+    texts = next((found for key in LISTED if (found := _texts_in(record.get(key)))), [])
+    return None if answer is None or not texts else [{**_only(record, SPLIT_KEYS), "text": text, "label": answer} for text in texts]
+
+
+def _texts_in(value: Any) -> list[str]:
+    """Texts that are listed, as such, as objects of a text alone, or one a line behind a dash; none where anything else is."""
+    if isinstance(value, str):
+        lines = [line.strip() for line in value.splitlines() if line.strip()]
+        return [_MARKED.sub(r"\1", line[1:].strip()) for line in lines] if all(line.startswith("- ") for line in lines) else []
+    if not isinstance(value, list):
+        return []
+    alone = [part.get("text") if isinstance(part, Mapping) and _ANSWERS.isdisjoint(part) else part for part in value]
+    return alone if all(isinstance(text, str) for text in alone) else []
+
+
+def turns_of(record: Mapping[str, Any]) -> list[Any] | None:
+    """The turns of a record that is a conversation; None of any other. Utterances are turns where it is said who speaks."""
+    turns = next((record[key] for key in TURNS if isinstance(record.get(key), list)), None)
+    said = record.get("utterances")
+    if turns is None and isinstance(said, list) and any(isinstance(turn, Mapping) and _first(turn, _SPEAKER) for turn in said):
+        return said
+    return turns
+
+
+def _conversation(turns: Sequence[Any]) -> list[dict[str, str]]:
+    """What the assistant says, each time to all that was said before."""
+    said = [(_first(turn, _SPEAKER).lower(), _first(turn, _SAID)) for turn in turns if isinstance(turn, Mapping)]
+    speakers = {speaker for speaker, _ in said}
+    assistants = _ASSISTANTS if not speakers.isdisjoint(_ASSISTANTS) else (_IN_DIALOGUES,)
+    words = [text for _, text in said]
+    asked = [n for n, (speaker, text) in enumerate(said) if n and text and speaker in assistants]
+    return [{"text": " ".join(filter(None, words[:n])), "answer": words[n]} for n in asked]
 
 
 def _first(turn: Mapping[str, Any], keys: Sequence[str]) -> str:

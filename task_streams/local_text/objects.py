@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .names import ANSWER_KEYS, CONTEXT_KEYS, SPLIT_OF, TEXT_KEYS
-from .nested import AROUND, ASKED, TURNS, Record
+from .nested import AROUND, ASKED, Record, turns_of
 
 TEXTS = frozenset((*TEXT_KEYS, *CONTEXT_KEYS))
 KNOWN = TEXTS.union(ANSWER_KEYS)
@@ -20,6 +21,19 @@ def object_in(text: str) -> Mapping[str, Any] | None:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
+        return None
+
+
+def intents_in(text: str) -> Mapping[str, Any] | None:
+    """The intents of a file of Rasa's in YAML, each with its examples; None where it is anything else."""
+    import yaml
+
+    if not re.search(r"^nlu:", text, re.MULTILINE):
+        return None
+    try:
+        listed = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["nlu"]
+        return {"nlu": [part for part in listed if "intent" in part]}
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, KeyError):
         return None
 
 
@@ -46,7 +60,7 @@ def records_in(name: str, held: Mapping[str, Any]) -> list[Record] | None:
 def _is_record(held: Mapping[str, Any]) -> bool:
     """Whether an object holds records of its own that belong together: turns, paragraphs, what is asked about a text."""
     asked = ASKED if not held.keys().isdisjoint(AROUND) else ()
-    return any(isinstance(held.get(key), list) for key in (*TURNS, "paragraphs", "ordered_kv_records", *asked))
+    return turns_of(held) is not None or any(isinstance(held.get(key), list) for key in ("paragraphs", "ordered_kv_records", *asked))
 
 
 def one_after_another(name: str, text: str) -> list[Record] | None:

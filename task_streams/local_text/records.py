@@ -60,7 +60,9 @@ class Content:
     @cached_property
     def held(self) -> Mapping[str, Any] | None:
         """The object that the text is as a whole; None where it is anything else, or lines of records by its name."""
-        return None if re.search(r"\.jsonl(\.gz)?$", self.name.lower()) else objects.object_in(self.text)
+        if re.search(r"\.jsonl(\.gz)?$", self.name.lower()):
+            return None
+        return objects.intents_in(self.text) if re.search(r"\.ya?ml(\.gz)?$", self.name.lower()) else objects.object_in(self.text)
 
     @cached_property
     def listed(self) -> list[nested.Record] | None:
@@ -81,6 +83,8 @@ def read(path: Path) -> Content:
             data = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
         raise Unreadable(f"cannot be read ({error})") from None
+    if data.startswith(b"version https://git-lfs.github.com/"):
+        raise Unreadable("is a pointer of Git LFS and not the file itself; type: git lfs pull")
     if packed := next((kind for mark, kind in _PACKED.items() if data.startswith(mark)), ""):
         raise Unreadable(f"is {packed}")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and len(data) % 2 == 0:
@@ -499,7 +503,7 @@ def _record(record: Mapping[str, Any], place: str, fields: Fields) -> Row | Brok
     if not all(isinstance(text, str) for text in texts):
         return Broken("a text that is no text", place)
     text, said = " ".join(text.strip() for text in texts if text.strip()), str(answer).strip()
-    return Row(text, said) if text and said else Broken("an empty text or answer", place)
+    return Row(text, said, part_of=nested.whole_of(place)) if text and said else Broken("an empty text or answer", place)
 
 
 def _key_value(record: Mapping[str, Any], place: str) -> Row | Broken:

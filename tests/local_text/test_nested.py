@@ -91,6 +91,45 @@ FORMS = {
         },
         [Row("Bo has a cat. Who has one?", "Bo"), Row("Bo has a cat. Who has one? Bo What?", "a cat")],
     ),
+    "a chatbot's intents": (
+        {"tag": "greeting", "patterns": ["Hi", "How are you?"], "responses": ["Hello"]},
+        [Row("Hi", "greeting"), Row("How are you?", "greeting")],
+    ),
+    "Watson": ({"intent": "bye", "examples": [{"text": "See you"}, {"text": "Ciao"}]}, [Row("See you", "bye"), Row("Ciao", "bye")]),
+    "Self-Instruct": (
+        {"instruction": "Add.", "is_classification": False, "instances": [{"input": "1 1", "output": "2"}, {"input": "", "output": "0"}]},
+        [Row("Add. 1 1", "2"), Row("Add.", "0")],
+    ),
+    "Taskmaster": (
+        {
+            "utterances": [
+                {"index": 0, "speaker": "USER", "text": "A ride, please."},
+                {"index": 1, "speaker": "ASSISTANT", "text": "Sure."},
+                {"index": 2, "speaker": "ASSISTANT", "text": "Where to?"},
+                {"index": 3, "speaker": "USER", "text": "Home."},
+            ]
+        },
+        [Row("A ride, please.", "Sure."), Row("A ride, please. Sure.", "Where to?")],
+    ),
+    "MultiWOZ": (
+        {"turns": [{"speaker": "USER", "utterance": "Hi."}, {"speaker": "SYSTEM", "utterance": "Hello."}], "services": ["hotel"]},
+        [Row("Hi.", "Hello.")],
+    ),
+    "a word in advance": (
+        {
+            "messages": [
+                {"role": "system", "content": "Be kind."},
+                {"role": "user", "content": "Hi."},
+                {"role": "system", "content": "It is late."},
+                {"role": "assistant", "content": "Hello."},
+                {"role": "user", "content": "Why?"},
+                {"role": "assistant", "content": None},
+                {"role": "assistant", "content": "So."},
+            ]
+        },
+        [Row("Be kind. Hi. It is late.", "Hello."), Row("Be kind. Hi. It is late. Hello. Why?", "So.")],
+    ),
+    "utterances that are no turns": ({"utterances": ["a", "b"], "text": "t", "label": "x"}, [Row("t", "x")]),
     "a talk about a conversation": (
         {
             "conversation": {"first": [{"speaker": "Bo", "text": "I have a cat."}, {"speaker": "Al", "text": "Nice."}]},
@@ -191,3 +230,62 @@ def test_folders_of_one_name_in_those_of_splits_are_a_data_set_each(tmp_path):
 def test_a_split_alone_says_what_it_lacks(tmp_path):
     (tmp_path / "dev.csv").write_text("text,label\n" + "".join(f"t{n},{'ab'[n % 2]}\n" for n in range(20)))
     assert "it is of the validation split by its name" in survey(tmp_path).unread["dev.csv"]
+
+
+RASA = """version: "3.1"
+nlu:
+- intent: greet
+  examples: |
+    - hi
+    - good [morning](time) [Bo]{"entity": "name", "role": "host"}
+- synonym: Bo
+  examples: |
+    - Bob
+- intent: leave
+  examples: |
+    - bye
+    - see you at [noon](time)
+"""
+
+
+def test_intents_of_rasa(tmp_path):
+    for split in ("training", "test"):
+        (tmp_path / f"{split}_data.yml").write_text(RASA)
+    (tmp_path / "config.yml").write_text("pipeline:\n- name: x\n")
+    found = survey(tmp_path)
+    (dataset,) = found.datasets.values()
+    assert dataset.splits["test"][0] == Row("hi", "greet") and len(dataset.splits["test"]) == 4
+    assert {row.prompt for row in dataset.splits["test"]} == {"hi", "good morning Bo", "bye", "see you at noon"}
+    assert list(found.unread) == ["config.yml"]
+
+
+@pytest.mark.parametrize("text", ["nlu: 3\n", "nlu:\n- intent: [\n", "nlu:\n- 3\n", "nlu:\n", "nlu: &a [*a]\n", "[nlu]\nnlu:\n"])
+def test_yaml_that_holds_no_intents_is_said(text, tmp_path):
+    (tmp_path / "nlu.yml").write_text(text)
+    found = survey(tmp_path)
+    assert not found.datasets and list(found.unread) == ["nlu.yml"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("train.conll", "EU\tB-ORG\nrejects\tO\n\nBo\tB-PER\nsleeps\tO\n", "a word and its tag a line"),
+        ("train.txt", "-DOCSTART- -X- O O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n", "a word and its tag a line"),
+        ("train.jsonl", "version https://git-lfs.github.com/spec/v1\noid sha256:35dc\nsize 4\n", "git lfs pull"),
+    ],
+)
+def test_what_is_no_data_of_ours_says_what_it_is(name, text, reason, tmp_path):
+    (tmp_path / name).write_text(text)
+    found = survey(tmp_path)
+    assert not found.datasets and reason in found.unread[name]
+
+
+def test_the_turns_of_one_conversation_are_of_one_split(tmp_path):
+    talks = [
+        {"messages": [{"role": ("user", "assistant")[n % 2], "content": f"{talk} says {n}"} for n in range(12)]} for talk in range(100)
+    ]
+    (tmp_path / "talks.json").write_text(json.dumps(talks))
+    (dataset,) = survey(tmp_path).datasets.values()
+    told = {split: {row.prompt.split()[0] for row in rows} for split, rows in dataset.splits.items()}
+    assert all(told.values()) and sum(map(len, told.values())) == 100
+    assert sum(map(len, dataset.splits.values())) == 600
