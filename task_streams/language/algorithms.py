@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .generation import Bool, Draft, Draws, Float, Integer
+from .generation import Bool, Draft, Draws, Float, Integer, Paired
 from .vocabulary import DIGITS, PAD, QUERY, SYMBOLS, WORDS
 
 Order = Callable[[Integer, Integer], Integer]  # positions (1, A), lengths (n, 1) -> source positions (n, A)
@@ -45,7 +45,7 @@ def duplicated(position: Integer, length: Integer) -> Integer:
 
 
 @dataclass(frozen=True)
-class Rearrangement:
+class Rearrangement(Paired):
     """Strings of `low` to `high` of the first `symbols` symbols, drawn independently; `order` says where the answer takes its tokens."""
 
     name: str
@@ -62,10 +62,6 @@ class Rearrangement:
     @property
     def answer_size(self) -> int:
         return self.high * self.repeats
-
-    @property
-    def longest_pair(self) -> int:
-        return self.prompt_size + self.answer_size
 
     @property
     def legal(self) -> Integer:
@@ -94,7 +90,7 @@ class Rearrangement:
 
 
 @dataclass(frozen=True)
-class Sort:
+class Sort(Paired):
     """`low` to `high` distinct ones of the first `symbols` symbols, to be given in increasing order."""
 
     low: int
@@ -109,10 +105,6 @@ class Sort:
     @property
     def answer_size(self) -> int:
         return self.high
-
-    @property
-    def longest_pair(self) -> int:
-        return 2 * self.high
 
     @property
     def legal(self) -> Integer:
@@ -133,7 +125,7 @@ class Sort:
 
 
 @dataclass(frozen=True)
-class FrequencySort:
+class FrequencySort(Paired):
     """The first `listed` of `symbols` symbols by decreasing count in `length` tokens, whose distribution drifts from one law to another.
 
     Up to 8 symbols all counts differ; beyond, ties go by first appearance and absent symbols by id, last.
@@ -151,10 +143,6 @@ class FrequencySort:
     @property
     def answer_size(self) -> int:
         return self.listed
-
-    @property
-    def longest_pair(self) -> int:
-        return self.length + self.listed
 
     @property
     def legal(self) -> Integer:
@@ -191,7 +179,7 @@ class FrequencySort:
 
 
 @dataclass(frozen=True)
-class DropRepeats:
+class DropRepeats(Paired):
     """`low` to `high` runs of 1 to `run` equal symbols; the answer has one token for each run."""
 
     low: int
@@ -207,10 +195,6 @@ class DropRepeats:
     @property
     def answer_size(self) -> int:
         return self.high
-
-    @property
-    def longest_pair(self) -> int:
-        return self.prompt_size + self.answer_size
 
     @property
     def legal(self) -> Integer:
@@ -236,7 +220,7 @@ class DropRepeats:
 
 
 @dataclass(frozen=True)
-class CountSymbol:
+class CountSymbol(Paired):
     """How often the symbol behind <query> occurs in a string of `low` to `high` of the first `symbols` symbols, as a digit."""
 
     low: int
@@ -251,10 +235,6 @@ class CountSymbol:
     @property
     def answer_size(self) -> int:
         return 1
-
-    @property
-    def longest_pair(self) -> int:
-        return self.high + 3
 
     @property
     def legal(self) -> Integer:
@@ -277,7 +257,7 @@ class CountSymbol:
 
 
 @dataclass(frozen=True)
-class MaxSymbol:
+class MaxSymbol(Paired):
     """The symbol of highest id in a string of `low` to `high` of the first `symbols` symbols."""
 
     low: int
@@ -292,10 +272,6 @@ class MaxSymbol:
     @property
     def answer_size(self) -> int:
         return 1
-
-    @property
-    def longest_pair(self) -> int:
-        return self.high + 1
 
     @property
     def legal(self) -> Integer:

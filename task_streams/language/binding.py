@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .algorithms import alphabet, counts, from_bag
-from .generation import Bool, Draft, Draws, Float, Integer
+from .generation import Bool, Draft, Draws, Float, Integer, Paired
 from .vocabulary import LETTERS, PAD, WORDS
 
 
 @dataclass(frozen=True)
-class Recall:
+class Recall(Paired):
     """`pairs` of distinct keys and distinct values, then `queries` of the keys, each followed by its value."""
 
     pairs: int
@@ -37,10 +37,6 @@ class Recall:
     @property
     def answer_size(self) -> int:
         return 2 * self.queries
-
-    @property
-    def longest_pair(self) -> int:
-        return self.prompt_size + self.answer_size
 
     @property
     def legal(self) -> Integer:
@@ -60,7 +56,7 @@ class Recall:
 
 
 @dataclass(frozen=True)
-class LastWrite:
+class LastWrite(Paired):
     """Every one of `keys` keys is written once, then `overwrites` of them again; `queries` distinct overwritten keys are asked.
 
     A key stands for its value of the last write.
@@ -80,10 +76,6 @@ class LastWrite:
     @property
     def answer_size(self) -> int:
         return 2 * self.queries
-
-    @property
-    def longest_pair(self) -> int:
-        return self.prompt_size + self.answer_size
 
     @property
     def legal(self) -> Integer:
@@ -118,7 +110,7 @@ class LastWrite:
 
 
 @dataclass(frozen=True)
-class Dictionary:
+class Dictionary(Paired):
     """Records `first half, second half, value` for all pairs of `firsts` x `seconds` half keys of `half` tokens, then `queries` of them."""
 
     firsts: int
@@ -136,10 +128,6 @@ class Dictionary:
     @property
     def answer_size(self) -> int:
         return self.queries * (2 * self.half + 1)
-
-    @property
-    def longest_pair(self) -> int:
-        return self.prompt_size + self.answer_size
 
     @property
     def legal(self) -> Integer:
@@ -177,7 +165,7 @@ class Dictionary:
 
 
 @dataclass(frozen=True)
-class VariableChase:
+class VariableChase(Paired):
     """`chains` of assignments, root `X value` and then `hops` times `Y X`, interleaved at random; the ends of `queries` chains are asked.
 
     `noise` words stand between the assignments; a chain's assignments are in order.
@@ -197,10 +185,6 @@ class VariableChase:
     @property
     def answer_size(self) -> int:
         return 2 * self.queries
-
-    @property
-    def longest_pair(self) -> int:
-        return self.prompt_size + self.answer_size
 
     @property
     def legal(self) -> Integer:

@@ -14,7 +14,7 @@ which must be learned symbol by symbol; the control learns another table into th
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +26,7 @@ from clbench.errors import UserError, unknown_name
 from ..levels import Kept
 from . import algorithms
 from .algorithms import alphabet, counts, from_bag, strings
-from .generation import Bool, Draft, Draws, Float, Integer, key, mix
+from .generation import Bool, Draft, Draws, Float, Integer, Paired, key, mix
 from .task import Generator, TextTask, best_shortcut
 from .vocabulary import PAD, SYMBOLS, vocabulary
 
@@ -82,7 +82,7 @@ HELD_OUT_OF_TWO = ("up-rev-swap", "up-swap-shift", "rev-shift", "up-drop", "drop
 
 
 @dataclass(frozen=True)
-class Function(ABC):
+class Function(Paired):
     """Strings of `low` to `high` of the first `symbols` symbols behind the op-codes `codes`, and what becomes of them.
 
     With two `alphabets` any of twice as many symbols may be an answer.
@@ -102,10 +102,6 @@ class Function(ABC):
     @property
     def answer_size(self) -> int:
         return self.high
-
-    @property
-    def longest_pair(self) -> int:
-        return self.prompt_size + self.answer_size
 
     @property
     def legal(self) -> Integer:

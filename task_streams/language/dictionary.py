@@ -25,7 +25,7 @@ from clbench.errors import UserError
 
 from ..levels import Kept
 from .distance import IN_FRONT
-from .generation import Bool, Draft, Draws, Float, Integer
+from .generation import Bool, Draft, Draws, Float, Integer, Paired
 from .task import best_shortcut
 from .vocabulary import KEY, QUERY, SEP, SYMBOLS, WORDS
 
@@ -33,7 +33,7 @@ _FLOOR_TOKENS = 1 << 17
 
 
 @dataclass(frozen=True)
-class Dictionary:
+class Dictionary(Paired):
     """`segments` of memory in front of the last question. With `local` 0 they hold definitions only and a segment of questions follows."""
 
     name: str
@@ -64,10 +64,6 @@ class Dictionary:
         if not self.local:
             return 3 * self.questions
         return (self.segments + 1) * self.segment - IN_FRONT - self.prompt_size - 2  # <ans> and <eos>
-
-    @property
-    def longest_pair(self) -> int:
-        return self.prompt_size + self.answer_size
 
     @property
     def legal(self) -> Integer:

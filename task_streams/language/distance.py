@@ -29,7 +29,7 @@ import numpy as np
 from clbench.errors import UserError
 
 from ..levels import Kept
-from .generation import Draft, Draws, Float, Integer
+from .generation import Draft, Draws, Float, Integer, Paired
 from .task import best_shortcut
 from .vocabulary import SYMBOLS, vocabulary
 
@@ -39,7 +39,7 @@ IN_FRONT = 2  # tokens before the prompt: the learner's own first token and <bos
 
 
 @dataclass(frozen=True)
-class Recollection:
+class Recollection(Paired):
     """`length` of the first `symbols` symbols behind a marker, in noise of the same symbols; the answer repeats them, or turns them round.
 
     `anywhere`: the fact begins a random one of the gap + 1 segments (detect) instead of the first.
@@ -67,10 +67,6 @@ class Recollection:
         return self.length
 
     @property
-    def longest_pair(self) -> int:
-        return self.prompt_size + self.answer_size
-
-    @property
     def legal(self) -> Integer:
         return np.arange(SYMBOLS.start, SYMBOLS.start + self.symbols)
 
@@ -89,7 +85,7 @@ class Recollection:
 
 
 @dataclass(frozen=True)
-class Reasoning:
+class Reasoning(Paired):
     """Two facts of four tokens, `<fact> s direction c`, about one place c and two different others; the question turns one of them round.
 
     "hallway east bathroom" (the hallway is east of the bathroom) and "bathroom west"? (what is the bathroom west of?): hallway. After
@@ -112,10 +108,6 @@ class Reasoning:
     @property
     def answer_size(self) -> int:
         return 3
-
-    @property
-    def longest_pair(self) -> int:
-        return self.prompt_size + self.answer_size
 
     @property
     def legal(self) -> Integer:

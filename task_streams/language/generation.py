@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -164,6 +165,20 @@ class Generator(Protocol):
         ...
 
     def draw(self, draws: Draws) -> Draft: ...
+
+
+class Paired(ABC):
+    """A generator whose longest prompt may come together with its longest answer."""
+
+    @property
+    @abstractmethod
+    def prompt_size(self) -> int: ...
+    @property
+    @abstractmethod
+    def answer_size(self) -> int: ...
+    @property
+    def longest_pair(self) -> int:
+        return self.prompt_size + self.answer_size
 
 
 def bucket(draft: Draft) -> Integer:

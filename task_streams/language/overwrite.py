@@ -25,7 +25,7 @@ from clbench.errors import UserError
 from ..levels import Kept
 from .algorithms import alphabet, counts
 from .binding import alternating, asking, on_scored
-from .generation import Draft, Draws, Float, Integer
+from .generation import Draft, Draws, Float, Integer, Paired
 from .task import best_shortcut
 
 _SHIELD = 2  # bindings at either end of a text that are of keys bound once
@@ -33,7 +33,7 @@ ASKED = {"overwrite": "all", "overwrite-again": "again", "overwrite-kept": "kept
 
 
 @dataclass(frozen=True)
-class Overwrite:
+class Overwrite(Paired):
     """Every one of `keys` keys is bound to one of `values` values, `again` of them twice; each key asked stands for its last value."""
 
     name: str
@@ -53,10 +53,6 @@ class Overwrite:
     @property
     def answer_size(self) -> int:
         return 2 * len(range(self.keys)[self._asked])
-
-    @property
-    def longest_pair(self) -> int:
-        return self.prompt_size + self.answer_size
 
     @property
     def legal(self) -> Integer:

@@ -27,7 +27,7 @@ import numpy as np
 from clbench.errors import ContractError, UserError, unknown_name
 from clbench.interfaces import Episodes, Predictor
 
-from ..language.generation import Bool, Draft, Draws, Float, Integer, drawn, key
+from ..language.generation import Bool, Draft, Draws, Float, Integer, Paired, drawn, key
 from ..language.task import HIGHEST_FLOOR, TextTask
 from ..language.vocabulary import ANS, BOS, DIGITS, LETTERS, vocabulary
 from ..language.wording import compiled, filled
@@ -100,7 +100,7 @@ class Ride:
 
 
 @dataclass(frozen=True)
-class Rides:
+class Rides(Paired):
     """Draws rides of `steps` steps in which the sub-task `name` is asked, one of ASKED; `language.task.Generator`.
 
     Beside it occur those of the passenger, and all where reach_d is asked. `stands`, `walls`, `sides`: of the world. `stray`: see above.
@@ -129,10 +129,6 @@ class Rides:
     def answer_size(self) -> int:
         width = self._templates[1].shape[1]
         return self.steps * (1 + width) - width
-
-    @property
-    def longest_pair(self) -> int:
-        return self.prompt_size + self.answer_size
 
     @property
     def _templates(self) -> tuple[Integer, Integer]:
