@@ -1,17 +1,18 @@
 """Records that hold others, made flat: conversations in turns, texts with questions about them, choices, lists of answers.
 
-A conversation: each turn of its assistant answers all turns before it (`messages` of role and content, `conversations` of from and
-value, `utterances` of speaker and text). An answer with texts listed beside it is a record for each of them (`patterns` of a `tag`), and so
-are the `instances` of an instruction. A text with questions about it is a record for each of them: documents as SQuAD is published
-(Rajpurkar et al. 2016), questions as objects (QuALITY, DROP, DREAM), as two lists with their answers (RACE), or in a talk, where the ones
-before stand in front (CoQA). What a question is about may lie in pieces: lines, titles with their sentences (HotpotQA), paragraphs
-(MuSiQue), sessions of conversations (LongMemEval). Of several answers the first is taken.
+A conversation: each turn of its assistant answers all turns before it, up to 16,384 characters (`messages` of role and content,
+`conversations` of from and value, `utterances` of speaker and text). An answer with texts listed beside it is a record for each of them
+(`patterns` of a `tag`), and so are the `instances` of an instruction. A text with questions about it is a record for each of them:
+documents as in SQuAD (Rajpurkar et al. 2016), questions as objects (QuALITY, DROP, DREAM), in two lists with answers (RACE), or in
+a talk, where the ones before stand in front (CoQA). What a question is about may lie in pieces: lines, titles with their sentences
+(HotpotQA), paragraphs (MuSiQue), sessions of conversations (LongMemEval). Of several answers the first is taken.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from . import choices
@@ -38,6 +39,8 @@ _PIECES = ("title", *_SAID, "paragraph_text", "sentence")
 _ANSWER = ("text", "value", "number", "spans")
 _ANSWERS = frozenset(ANSWER_KEYS)
 _DEEPEST = 8
+_TALKED = 2**14
+"""So many characters of a conversation stand in front of a turn that is asked for, behind the first of these."""
 
 
 def flat(found: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
@@ -155,13 +158,15 @@ def turns_of(record: Mapping[str, Any]) -> list[Any] | None:
 
 
 def _conversation(turns: Sequence[Any]) -> list[dict[str, str]]:
-    """What the assistant says, each time to all that was said before."""
+    """What the assistant says, each time to all that was said before, as long as that is not too long to be read."""
     said = [(_first(turn, _SPEAKER).lower(), _first(turn, _SAID)) for turn in turns if isinstance(turn, Mapping)]
     speakers = {speaker for speaker, _ in said}
     assistants = _ASSISTANTS if not speakers.isdisjoint(_ASSISTANTS) else (_IN_DIALOGUES,)
     words = [text for _, text in said]
     asked = [n for n, (speaker, text) in enumerate(said) if n and text and speaker in assistants]
-    return [{"text": " ".join(filter(None, words[:n])), "answer": words[n]} for n in asked]
+    before = list(accumulate(map(len, words)))  # characters up to and with each turn
+    short = [n for n in asked if n == asked[0] or before[n - 1] <= _TALKED]
+    return [{"text": " ".join(filter(None, words[:n])), "answer": words[n]} for n in short]
 
 
 def _first(turn: Mapping[str, Any], keys: Sequence[str]) -> str:

@@ -289,3 +289,9 @@ def test_the_turns_of_one_conversation_are_of_one_split(tmp_path):
     told = {split: {row.prompt.split()[0] for row in rows} for split, rows in dataset.splits.items()}
     assert all(told.values()) and sum(map(len, told.values())) == 100
     assert sum(map(len, dataset.splits.values())) == 600
+
+
+def test_of_long_conversations_the_beginning_is_asked_for():
+    said = [{"role": ("user", "assistant")[n % 2], "content": str(n) * 5000} for n in range(10)]
+    assert [row.answer[0] for row in rows({"messages": said})] == ["1", "3"]
+    assert [row.answer for row in rows({"messages": [{"role": "user", "content": "x" * 20_000}, {"role": "bot", "content": "y"}]})] == ["y"]
