@@ -114,12 +114,17 @@ def _by_hash(rows: Sequence[Row], missing: Sequence[str]) -> dict[str, tuple[Row
 
 
 def _by_place(rows: Sequence[Row], missing: Sequence[str]) -> dict[str, tuple[Row, ...]]:
-    """From all over the rows, as they may stand in the order of their answers."""
-    share = max(1, len(rows) // 10)
-    every = len(rows) // share
+    """From all over the rows, as they may stand in the order of their answers; parts of one thing together, where there are several."""
+    things: list[object] = [row.part_of or at for at, row in enumerate(rows)]
+    if len(set(things)) <= len(missing):
+        things = list(range(len(rows)))
+    numbers = {thing: number for number, thing in enumerate(dict.fromkeys(things))}
+    share = max(1, len(numbers) // 10)
+    every = len(numbers) // share
     taken = {split: set(range(every - 1 - n, every * share, every)) for n, split in enumerate(reversed(missing))}
-    parts = {split: tuple(row for at, row in enumerate(rows) if at in places) for split, places in taken.items()}
-    left = tuple(row for at, row in enumerate(rows) if not any(at in places for places in taken.values()))
+    placed = [(numbers[thing], row) for thing, row in zip(things, rows, strict=True)]
+    parts = {split: tuple(row for at, row in placed if at in places) for split, places in taken.items()}
+    left = tuple(row for at, row in placed if not any(at in places for places in taken.values()))
     return {"train": left, **{split: parts[split] for split in missing}}
 
 

@@ -280,18 +280,26 @@ def test_what_is_no_data_of_ours_says_what_it_is(name, text, reason, tmp_path):
     assert not found.datasets and reason in found.unread[name]
 
 
-def test_the_turns_of_one_conversation_are_of_one_split(tmp_path):
+@pytest.mark.parametrize("count", [3, 5, 100])
+def test_the_turns_of_one_conversation_are_of_one_split(tmp_path, count):
     talks = [
-        {"messages": [{"role": ("user", "assistant")[n % 2], "content": f"{talk} says {n}"} for n in range(12)]} for talk in range(100)
+        {"messages": [{"role": ("user", "assistant")[n % 2], "content": f"{talk} says {n}"} for n in range(12)]} for talk in range(count)
     ]
     (tmp_path / "talks.json").write_text(json.dumps(talks))
     (dataset,) = survey(tmp_path).datasets.values()
     told = {split: {row.prompt.split()[0] for row in rows} for split, rows in dataset.splits.items()}
-    assert all(told.values()) and sum(map(len, told.values())) == 100
-    assert sum(map(len, dataset.splits.values())) == 600
+    assert all(told.values()) and sum(map(len, told.values())) == count
+    assert sum(map(len, dataset.splits.values())) == 6 * count
 
 
 def test_of_long_conversations_the_beginning_is_asked_for():
     said = [{"role": ("user", "assistant")[n % 2], "content": str(n) * 5000} for n in range(10)]
     assert [row.answer[0] for row in rows({"messages": said})] == ["1", "3"]
     assert [row.answer for row in rows({"messages": [{"role": "user", "content": "x" * 20_000}, {"role": "bot", "content": "y"}]})] == ["y"]
+
+
+def test_the_questions_about_one_text_alone_are_parted(tmp_path):
+    asked = [{"question": f"q{n}", "answer": f"a{n}"} for n in range(20)]
+    (tmp_path / "text.json").write_text(json.dumps([{"article": "Bo.", "questions": asked}]))
+    (dataset,) = survey(tmp_path).datasets.values()
+    assert {split: len(found) for split, found in dataset.splits.items()} == {"train": 16, "validation": 2, "test": 2}
