@@ -21,13 +21,12 @@ from .names import ANSWER_KEYS, CONTEXT_KEYS, SPLIT_KEYS
 Record = tuple[str, Any]
 """A record and its place in a file."""
 TURNS = ("messages", "conversations", "conversation", "turns")
-LISTED = ("patterns", "examples", "utterances", "phrases")
-"""Fields that list texts which the answer beside them is right for, and what that answer is called."""
-_LISTED_FOR = ("tag", "intent")
 ASKED = ("qas", "qa", "qa_pairs", "questions")
 """Fields that list what is asked about the text beside them."""
 AROUND = (*CONTEXT_KEYS, "text", "document", "conversation")
 """Fields whose text there may be questions about."""
+_LISTED, _LISTED_FOR = ("patterns", "examples", "utterances", "phrases"), ("tag", "intent")
+"""Fields that list texts, and what is called the answer beside them that is right for each."""
 _SPEAKER, _SAID = ("role", "from", "speaker"), ("content", "value", "text", "utterance")
 _ASSISTANTS = ("assistant", "gpt", "chatgpt", "model", "bot", "agent", "wizard")
 _IN_DIALOGUES = "system"
@@ -133,8 +132,10 @@ def _listed(record: Mapping[str, Any]) -> list[Any] | None:
         around = {key: value for key, value in record.items() if key != "instances"}
         return [{**around, **_lowered(part)} if isinstance(part, Mapping) else part for part in instances]
     answer = next((record[key] for key in _LISTED_FOR if isinstance(record.get(key), str)), None)
-    texts = next((found for key in LISTED if (found := _texts_in(record.get(key)))), [])
-    return None if answer is None or not texts else [{**_only(record, SPLIT_KEYS), "text": text, "label": answer} for text in texts]
+    if answer is None:
+        return None
+    texts = next((found for key in _LISTED if (found := _texts_in(record.get(key)))), [])
+    return [{**_only(record, SPLIT_KEYS), "text": text, "label": answer} for text in texts] or None
 
 
 def _texts_in(value: Any) -> list[str]:
