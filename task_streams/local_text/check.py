@@ -145,7 +145,7 @@ def look(folder: str, options: Mapping[str, Any] | None = None, words: Sequence[
 
 def _of(dataset: Dataset) -> Found:
     texts = [row.prompt for split in SPLITS for row in dataset.splits[split]]
-    lengths = {unit: [len(Encoding(unit).encode(text)) for text in texts] for unit in UNITS} if dataset.kind != "text" else {}
+    lengths = {unit: [Encoding(unit).length(text) for text in texts] for unit in UNITS} if dataset.kind != "text" else {}
     known, confused = Encoding("words").confused(texts) if dataset.kind != "text" else (0, 0.0)
     row = dataset.splits["train"][0]
     shown = f"{shortened(row.prompt, 90)!r}" + (f" -> {shortened(row.answer)!r}" if row.answer else "")

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,12 @@ class Encoding:
             return [FIRST + _bucket(word) for word in words(text)]
         return [FIRST + piece for piece in self._pieces(text).ids]
 
+    def length(self, text: str) -> int:
+        """How many ids a text has."""
+        if self.unit == "bytes":
+            return len(text.encode("utf-8", "surrogatepass"))
+        return len(words(text) if self.unit == "words" else self._pieces(text).ids)
+
     def said(self, ids: Sequence[int]) -> list[str] | list[int]:
         """The words of ids, for comparison: marks of the stream are left out; words that have only a number are that number."""
         inside = [number for number in ids if number >= FIRST]
@@ -107,7 +113,7 @@ class Encoding:
         """How many different words there are, and the share of running text whose words have the number of a commoner one."""
         if self.unit != "words":
             return 0, 0.0
-        counts = Counter(word for text in texts for word in words(text))
+        counts = Counter(chain.from_iterable(map(words, texts)))
         commonest: dict[int, int] = {}
         for word, count in counts.items():
             commonest[_bucket(word)] = max(count, commonest.get(_bucket(word), 0))

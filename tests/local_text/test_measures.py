@@ -80,6 +80,12 @@ ROWS = (Row("who is it ?", "the old cat"), Row("and now, who is this ?", "a cat"
 
 
 @pytest.mark.parametrize("unit", ["words", "bytes"])
+@pytest.mark.parametrize("text", ["", "Who's there?", "naïve 3.5 — ok\n\tend", "\ud800 lone"])
+def test_a_text_is_as_long_as_its_ids(unit, text):
+    assert Encoding(unit).length(text) == len(Encoding(unit).encode(text))
+
+
+@pytest.mark.parametrize("unit", ["words", "bytes"])
 @pytest.mark.parametrize("measure", list(MEASURES))
 def test_a_free_run_is_scored_by_its_words(unit, measure):
     encoding = Encoding(unit)
