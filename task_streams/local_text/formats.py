@@ -181,11 +181,11 @@ def one(name: str, place: Path, paths: Mapping[str, Sequence[Path]], named: Name
         raise Unreadable("is of the form that Hugging Face's datasets save to; write it with to_parquet or to_json")
     contents = {split: records.joined([records.read(path) for path in parts]) for split, parts in paths.items()}
     leading = _leading(contents)
-    if _is_tagged(leading):
-        raise Unreadable("holds a word and its tag a line, as CoNLL's files do; words with tags are no stream here")
     as_text = ending in ("txt", "text", "tokens", "raw", first.name.lower())
     if ending in ("json", "jsonl") or (ending in ("yml", "yaml") and leading.held is not None) or (as_text and _is_json(leading)):
         return _json(name, place, contents, leading, named)
+    if _is_tagged(leading):
+        raise Unreadable("holds a word and its tag a line, as CoNLL's files do; words with tags are no stream here")
     if ending in ("csv", "tsv") or _is_parted(leading, "\t"):
         return _table(name, contents, leading, records.separator_of(leading) if ending == "csv" else "\t", named)
     if _is_parted(leading, ";") and _ends_in_choices(leading, ";"):

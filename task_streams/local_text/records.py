@@ -25,12 +25,13 @@ from .names import ANSWER_KEYS, ASIDE, CHOICES, CONTEXT_KEYS, SPLIT_FLAGS, SPLIT
 _Name = TypeVar("_Name", str, int)
 _Item = TypeVar("_Item")
 SAY = "stream.text=NAME stream.answer=NAME say which they are"
-_PACKED = {
+_NOT_THE_TEXT = {
     b"PK\x03\x04": "packed (a zip archive or a workbook); unpack it, or save it as csv",
     b"BZh": "packed (bzip2); unpack it",
     b"\xfd7zXZ": "packed (xz); unpack it",
     b"\x28\xb5\x2f\xfd": "packed (zstd); unpack it",
     b"7z\xbc\xaf": "packed (7z); unpack it",
+    b"version https://git-lfs.github.com/": "a pointer of Git LFS and not the file itself; type: git lfs pull",
 }
 LABEL_WORD = re.compile(r"[0-9]{1,3}|[A-Z][A-Z_]*(?::[A-Za-z0-9_-]+)?|__label__\S+")
 
@@ -83,10 +84,8 @@ def read(path: Path) -> Content:
             data = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
         raise Unreadable(f"cannot be read ({error})") from None
-    if data.startswith(b"version https://git-lfs.github.com/"):
-        raise Unreadable("is a pointer of Git LFS and not the file itself; type: git lfs pull")
-    if packed := next((kind for mark, kind in _PACKED.items() if data.startswith(mark)), ""):
-        raise Unreadable(f"is {packed}")
+    if other := next((kind for mark, kind in _NOT_THE_TEXT.items() if data.startswith(mark)), ""):
+        raise Unreadable(f"is {other}")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and len(data) % 2 == 0:
         data = data.decode("utf-16", "replace").encode()
     if b"\0" in data[:4096]:
